@@ -1,6 +1,6 @@
 """The events of an attempt, from its log and its directory: epochs, states, kept LoRAs, success or failure.
 
-And those of the cache manager's findings.
+Also the events of the cache manager's findings.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from wan_train.run.state import Attempt, Job, JobState, RunState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One step of one run being looked at, at one moment (seconds since 1970)."""
+    """One step of one run, examined at one moment (seconds since 1970)."""
 
     run: RunDirectory
     plan: Plan
@@ -56,17 +56,17 @@ class Case:
 
 
 def progress_events(case: Case, attempt: Attempt) -> Iterator[Event]:
-    """What the newly read log says happened: the first step, epochs that ended and the files they left."""
+    """Yield what the newly read log shows: the first step, epochs that ended and the files they left."""
     step, watch, now = case.step, case.watch, case.now
     announced = watch.tracker.announced_steps
     if attempt.total_steps is None and announced is not None and watch.tracker.local_step:
         yield TrainingBegan(at=now, step=step.id, attempt=attempt.number, steps=announced)
         attempt = replace(attempt, total_steps=announced)
     for epoch, loss in watch.tracker.take_finished_epochs():
-        # The trainer starts the next epoch only after LoRA, state and removals of the last one are written.
+        # Before the next epoch, the trainer has written LoRA and state of this one and removed old ones.
         local = epoch - attempt.epochs_before
         if attempt.total_epochs is not None and epoch > attempt.total_epochs:
-            break  # made while it is being ended, and worth nothing
+            break  # trained while it is being ended, so it does not count
         if epoch > attempt.epochs_done:  # an adopted attempt's log is read again from the start
             yield EpochEnded(at=now, step=step.id, attempt=attempt.number, epoch=epoch, loss=loss)
             yield from _saved(case, attempt, epoch)
@@ -74,7 +74,7 @@ def progress_events(case: Case, attempt: Attempt) -> Iterator[Event]:
 
 
 def _saved(case: Case, attempt: Attempt, epoch: int) -> Iterator[Event]:
-    """Whether a state was saved with this epoch. Its writer trains on, so it wrote all that it writes."""
+    """Yield this epoch's state, if any, as saved or unusable. The trainer has moved on, so it is fully written."""
     directory, step = case.watch.directory, case.step
     state = checkpoints.state_dir(directory.output, step.produces or "", epoch - attempt.epochs_before)
     if not state.is_dir():
@@ -105,12 +105,12 @@ def judge_attempt(
 ) -> Iterator[Event]:
     """What follows an attempt's end: success, retry, or failure.
 
-    `caches` returns the problem of the caches that a step ID left.
+    `caches` returns the problem with the caches of a step ID, if any.
     """
     job = state.jobs[case.step.id]
     attempt = job.attempt
     assert attempt is not None and attempt.exit is not None, "an attempt that is over"
-    # A trainer that died between a state and its next line never said that the epoch was over.
+    # A trainer that died right after saving never logged the end of the epoch.
     for local in checkpoints.checkpoint_epochs(case.watch.directory.output, case.step.produces or ""):
         yield from _keep(case, attempt, local)
     final = case.watch.final_lora(attempt)
@@ -216,7 +216,7 @@ def cache_manager(run: RunDirectory, plan: Plan, clock: Clock, lock_dir: Path) -
 
 
 def event_of(finding: Finding, at: float) -> Event:
-    """`at` in seconds since 1970."""
+    """Return the event of a finding; `at` in seconds since 1970."""
     match finding:
         case UpToDate():
             return CachesUpToDate(at=at, step=finding.step, items=finding.items, removed=finding.removed)

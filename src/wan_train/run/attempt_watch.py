@@ -1,4 +1,4 @@
-"""Follow one running attempt: its log, its files, its heartbeat; and the speed that it measured once it is over."""
+"""Follow one running attempt: its log, files and heartbeat; and measure its speed once it is over."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from wan_train.run.speeds import Speed, key_of
 from wan_train.run.state import Attempt, Job, JobState, RunState
 
 _FEWEST = 20
-"""Steps from which a speed is worth keeping: the first ones warm up."""
+"""The fewest steps for a usable speed: the first ones warm up."""
 _SHORTEST_SECONDS = 2.0
-"""Of looks a second apart, a shorter time says nothing."""
+"""The shortest time for a usable speed, as looks are a second apart."""
 _MOSTLY = 0.5
-"""A program that worked for more than this part of an attempt worked beside it."""
+"""A program that overlapped more than this fraction of an attempt counts as running beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Seconds of one step or item, of everything else in the attempt but pauses, and of it after the last step."""
+    """Seconds per step or item, of everything else but pauses (`beside`), and of the part after the last step."""
 
     units: int
     per_unit: float
@@ -47,7 +47,7 @@ class Timing:
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Looks at a count that grows; `now` is monotonic seconds."""
+    """Times a growing count; `now` is monotonic seconds."""
 
     paused: float = 0.0
     pauses: int = 0
@@ -57,7 +57,7 @@ class Stopwatch:
     _was_paused: bool = False
 
     def look(self, count: int | None, now: float, *, paused: bool = False) -> None:
-        """`paused`: the work rests (samples are made), so this time counts for no step."""
+        """Record a count. `paused`: samples are being made, so this time belongs to no step."""
         if self._first is not None and self._looked is not None and self._was_paused:
             self.paused += now - self._looked
             self.pauses += not paused
@@ -70,9 +70,9 @@ class Stopwatch:
             self._last = (now, count)
 
     def timing(self, seconds: float, *, made: int = 0) -> Timing | None:
-        """Of an attempt that took so many seconds and made so much in all; None where it made nothing.
+        """Return the timing of an attempt of `seconds` that made `made` in all; None if it made nothing.
 
-        Nobody saw when the last steps were made: the count at the end may be more than that of the last look.
+        `made` may exceed the count at the last look. When those last steps were made is unknown.
         """
         if self._first is None or self._last is None:
             return Timing(units=made, per_unit=0.0, beside=seconds) if made else None
@@ -89,19 +89,19 @@ class Stopwatch:
 
 
 LOAD_STALL = 4.0
-"""Loading 28 GB from a cold network disk: 20 minutes with the usual base of five."""
+"""Loading 28 GB from a cold network disk: 20 minutes with the default base of five."""
 FIRST_STEP_STALL = 6.0
 """The first step may compile for half an hour."""
 STEP_STALL = 1.0
 STEPS_OF_SILENCE = 20.0
-"""A step that takes this many times the recent ones hangs."""
+"""A step hangs if it takes this many times as long as recent ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """What was seen of an attempt at one moment.
+    """The signs of life of an attempt at one moment.
 
-    `activity` is any number that grows while something happens: bytes of log and bytes read and CPU time of the tree.
+    `activity` is a number that grows with the bytes read and the CPU time of the process tree.
     """
 
     step: int | None
@@ -113,21 +113,21 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatWatch:
-    """Since when an attempt has shown no sign of life, in monotonic seconds."""
+    """The newest heartbeat, and when the last sign of life was seen (monotonic seconds)."""
 
     heartbeat: Heartbeat
     since: float
 
 
 def watch(previous: HeartbeatWatch | None, heartbeat: Heartbeat, now: float) -> HeartbeatWatch:
-    """The heartbeat_watch after one more look."""
+    """Return the watch after one more heartbeat."""
     if previous is None or _lives(previous.heartbeat, heartbeat):
         return HeartbeatWatch(heartbeat=heartbeat, since=now)
     return HeartbeatWatch(heartbeat=heartbeat, since=previous.since)
 
 
 def patience(heartbeat: Heartbeat, base_seconds: float) -> float:
-    """How long an attempt in this stage may be silent, in seconds; `base_seconds` is five minutes by default."""
+    """Return how long an attempt in this stage may be silent, in seconds; `base_seconds` defaults to five minutes."""
     if heartbeat.step is None:
         return base_seconds * LOAD_STALL
     if heartbeat.step == 0 or heartbeat.loading:
@@ -141,19 +141,19 @@ def is_stalled(heartbeat_watch: HeartbeatWatch, now: float, base_seconds: float)
 
 def _lives(before: Heartbeat, after: Heartbeat) -> bool:
     if (after.step or 0) > 0:
-        # A trainer that spins without making steps burns CPU too: once it trains, only its output counts.
+        # A trainer that spins without making steps uses CPU too, so once it trains only its output counts.
         return after.step != before.step or after.log_bytes != before.log_bytes
     return after != before
 
 
 NAN_STEPS = 10
-"""Steps in a row whose loss is not finite. Under fp16 single ones are normal: the gradient scaler skips them."""
+"""Non-finite losses in a row that mean divergence. Single ones are normal in fp16: the gradient scaler skips them."""
 _HEARTBEAT_SECONDS = 15.0
 
 
 @dataclass(slots=True, kw_only=True)
 class AttemptWatch:
-    """Reads one attempt. Whoever restarts it on an adopted attempt reads the log again from the start."""
+    """Reads one attempt. For an adopted attempt, it reads the log again from the start."""
 
     plan: Plan
     step: Step
@@ -163,7 +163,7 @@ class AttemptWatch:
     scalars: ScalarFollower
     nan_steps: int = 0
     ever_finite: bool = False
-    """Whether any loss was a finite number, in this attempt or the ones it goes on from."""
+    """Whether any loss was finite, in this attempt or those it resumed from."""
     heartbeat_watch: HeartbeatWatch | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     _next_heartbeat: float = field(default=0.0)
@@ -189,7 +189,7 @@ class AttemptWatch:
         self.tracker.add(self.follower.new_records(), now)
         if to_the_end:
             self.tracker.add(self.follower.parser.finish(), now)
-        else:  # after its end nobody knows when the last steps were made
+        else:  # after its end, the time of the last steps is unknown
             progress = self.tracker.progress
             made = self.tracker.local_step if self.step.kind is StepKind.TRAIN else progress.cached
             self.stopwatch.look(made, now, paused=progress.stage == MAKING_SAMPLES)
@@ -197,11 +197,11 @@ class AttemptWatch:
 
     @property
     def never_finite(self) -> bool:
-        """Whether there were losses and none of them was a finite number."""
+        """Whether there were losses, but no finite one."""
         return not self.ever_finite and (self.nan_steps > 0 or not self.tracker.progress.loss_is_finite)
 
     def trouble(self, now: float, stall_seconds: float) -> Diagnosis | None:
-        """Why this attempt should be ended, None while it is well. `now` is monotonic."""
+        """Return why this attempt should be ended, None while it is healthy. `now` is monotonic seconds."""
         return self._divergence() or self._stall(now, stall_seconds)
 
     def is_complete(self, attempt: Attempt) -> bool:
@@ -215,9 +215,9 @@ class AttemptWatch:
         return fault is None and is_whole(self.final_lora(attempt))
 
     def awaits_samples(self, attempt: Attempt) -> bool:
-        """Whether the trainer is about to make the samples of the last epoch of an attempt that must be ended.
+        """Whether an attempt that must be ended has yet to make the samples of its last epoch.
 
-        It saves what is missing first, so it is complete by then. Nothing is lost if it fails at this.
+        The trainer saves LoRA and state first, so nothing is lost if the samples fail.
         """
         goal, samples, every = attempt.target, self.plan.samples, sample_every(self.plan, attempt)
         epoch = self.tracker.newest_epoch
@@ -241,7 +241,7 @@ class AttemptWatch:
         return checkpoints.step_lora_file(self.directory.output, name, goal.steps)
 
     def checkpoint_trouble(self, local_epoch: int) -> Diagnosis | None:
-        """Whether the checkpoint of an epoch holds numbers that are not finite: such a training never recovers."""
+        """Return a diagnosis if an epoch's LoRA has non-finite numbers: such a training never recovers."""
         path = checkpoints.lora_file(self.directory.output, self.step.produces or "", local_epoch)
         try:
             bad = first_non_finite(path, read_header(path))
@@ -286,7 +286,7 @@ class AttemptWatch:
 
 
 def diverged(evidence: str | None, *, never_finite: bool, kept: bool = False) -> Diagnosis:
-    """Numbers that are not finite. `kept`: a checkpoint from before was put beside the results."""
+    """Return the diagnosis for non-finite numbers. `kept`: an earlier checkpoint was placed beside the results."""
     if never_finite:
         return Diagnosis(
             cause=Cause.NAN_LOSS,
@@ -314,7 +314,7 @@ def gpu_lost(reason: str) -> Diagnosis:
 
 
 def other_steps(attempt: Attempt) -> Diagnosis:
-    """Its trainer counts other steps than the plan, so it would not save where its last epoch ends."""
+    """Return the diagnosis for a trainer whose step count differs from the plan's: it would miss its last save."""
     return Diagnosis(
         cause=Cause.INTERRUPTED,
         meaning=f"an epoch has {attempt.steps_per_epoch} steps, which was not known before it started",
@@ -331,7 +331,7 @@ def is_whole(path: Path) -> bool:
 
 
 def write_stall_report(directory: AttemptDirectory) -> None:
-    """Evidence of a hang, beside the log: where in the kernel each process of the attempt is."""
+    """Write stall.txt beside the log: where in the kernel each process of a hung attempt is."""
     lines = []
     for identity in marked_processes(directory):
         try:
@@ -365,7 +365,7 @@ def _activity(directory: AttemptDirectory) -> int:
 def speed_of(
     plan: Plan, state: RunState, job: Job, watch: AttemptWatch, *, card: str | None, at: float
 ) -> Speed | None:
-    """A measurement, None where the attempt went wrong, made too little, or its card or work is unknown."""
+    """Return the measured speed; None if the attempt failed, made too little, or its card or work is unknown."""
     attempt, step = job.attempt, watch.step
     if attempt is None or attempt.ended is None or card is None or attempt.stop_diagnosis is not None:
         return None
@@ -391,7 +391,7 @@ def speed_of(
 
 
 def _made(job: Job, watch: AttemptWatch) -> int:
-    """Steps or items at the end. Short cachings end before a look sees their last items, or any."""
+    """Return the final steps or items. Short caching steps end before a look sees their last items, or any."""
     if watch.step.kind is StepKind.TRAIN:
         return watch.tracker.local_step or 0
     cleared = job.caches.make if job.state is JobState.SUCCEEDED and isinstance(job.caches, CachesCleared) else 0
@@ -399,7 +399,7 @@ def _made(job: Job, watch: AttemptWatch) -> int:
 
 
 def _per_sample(plan: Plan, attempt: Attempt, watch: AttemptWatch, timing: Timing) -> float | None:
-    """None where no samples were made. Those quicker than a look are in the steps."""
+    """Return the seconds per sample, None without samples. Samples quicker than a look count as steps."""
     every, per_epoch = sample_every(plan, attempt), attempt.steps_per_epoch
     if plan.samples is None or not every or not per_epoch or timing.units < every * per_epoch:
         return None
@@ -407,7 +407,7 @@ def _per_sample(plan: Plan, attempt: Attempt, watch: AttemptWatch, timing: Timin
 
 
 def _at_once(plan: Plan, state: RunState, step: Step, attempt: Attempt) -> int:
-    """How many programs of this kind worked for most of the attempt's time, itself included."""
+    """Return how many programs of this kind ran for most of the attempt's time, itself included."""
     caching = step.id in CACHING_STEPS.values()
     begun, ended = attempt.started, attempt.ended or attempt.started
     count = 1

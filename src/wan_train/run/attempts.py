@@ -1,4 +1,4 @@
-"""The next attempt at a step: from which state, with which settings, to which epoch."""
+"""The next attempt at a step: its starting state, settings and last epoch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wan_train.run.state import Attempt, Job, RunState
 from wan_train.run.step_commands import AttemptSpec
 
 STATE_EVERY_SECONDS = 300.0
-"""A state costs about 3 s to write; every five minutes is near the optimum for machines that vanish every few hours
+"""Saving a state takes about 3 s. For machines that vanish every few hours, five minutes is near the optimum
 (Young's formula: sqrt(2 x cost x time between failures))."""
 _SHARE_OF_BUDGET = 0.05
 _SHORTEST_SECONDS = 5.0
@@ -26,7 +26,7 @@ _SHORTEST_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumePoint:
-    """A complete, finite state, and how many epochs and optimizer steps it holds."""
+    """A complete, finite state, the epochs it holds, and the optimizer steps of one epoch."""
 
     state_dir: Path
     epochs_done: int
@@ -43,9 +43,9 @@ class SavedState:
 
 
 def saved_states(run: RunDirectory, plan: Plan, step: Step, job: Job) -> list[SavedState]:
-    """Every complete state of a step that is still on disk, fewest epochs first.
+    """Return every complete state of a step that is still on disk, fewest epochs first.
 
-    A resumed attempt may make some epochs too many before it is stopped; states of those are worth nothing.
+    A resumed attempt may train too many epochs before it is stopped. States of those epochs are left out.
     """
     found = []
     files = state_files(plan, step, job.attempt)
@@ -59,9 +59,9 @@ def saved_states(run: RunDirectory, plan: Plan, step: Step, job: Job) -> list[Sa
 
 
 def find_resume_point(run: RunDirectory, plan: Plan, step: Step, job: Job, total_epochs: int) -> ResumePoint | None:
-    """The state to continue from, None when the training must start again.
+    """Return the newest state to resume from, or None if the training must start over.
 
-    States that hold numbers that are not finite are passed over, and so are those of more epochs than are wanted.
+    States with non-finite numbers are skipped, and so are states that already hold `total_epochs` or more.
     """
     steps_per_epoch = _announced_steps_per_epoch(job)
     if steps_per_epoch is None:
@@ -77,11 +77,11 @@ def _announced_steps_per_epoch(job: Job) -> int | None:
 
 
 def epochs_of(state: State, attempt: Attempt) -> int | None:
-    """The epochs a state holds, counted over all attempts; None when that cannot be known.
+    """Return the epochs a state holds, counted over all attempts, or None if unknown.
 
-    The trainer numbers epochs and steps of every attempt from zero.
+    The trainer numbers the epochs and steps of every attempt from zero.
     """
-    # The state at the very end is that of the whole schedule: a trainer may be faster than whoever was to end it.
+    # The final state holds the whole schedule: a trainer may reach its end before wan-train ends the attempt.
     total = attempt.schedule_epochs or attempt.total_epochs
     if state.epoch is not None:
         return attempt.epochs_before + state.epoch
@@ -94,7 +94,7 @@ def epochs_of(state: State, attempt: Attempt) -> int | None:
 
 
 def state_files(plan: Plan, step: Step, attempt: Attempt | None) -> frozenset[str]:
-    """The files of a complete state: those this trainer wrote before, else those expected from the settings."""
+    """Return the files of a complete state: those the trainer wrote before, else those the settings imply."""
     if attempt is not None and attempt.state_files:
         return frozenset(attempt.state_files)
     assert step.expert is not None, "only trainings have states"
@@ -109,7 +109,7 @@ def state_files(plan: Plan, step: Step, attempt: Attempt | None) -> frozenset[st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextAttempt:
-    """What to launch, and how many epochs are behind it."""
+    """What to launch, and how many epochs earlier attempts trained."""
 
     spec: AttemptSpec
     epochs_before: int
@@ -125,9 +125,9 @@ def next_attempt(
     seconds_per_step: float,
     paid_seconds: float | None = None,
 ) -> NextAttempt:
-    """How attempt `number` at a step is to be launched. Reads the states on disk.
+    """Return how to launch attempt `number` at a step. Reads the states on disk.
 
-    `paid_seconds` are those that the rest of the run's budget pays for.
+    `paid_seconds` is how long the rest of the run's budget lasts.
     """
     job = state.jobs[step.id]
     total = state.total_epochs(plan, step)
@@ -143,7 +143,7 @@ def next_attempt(
             total_epochs=total,
             schedule_epochs=schedule,
             changes=job.changes,
-            # Where it is not known yet, the attempt is started again once its trainer has announced its steps.
+            # If the steps are unknown, the attempt is restarted once its trainer has announced them.
             stop_at_step=total * each if total < schedule and each is not None else None,
         )
         return NextAttempt(spec=spec, epochs_before=0)
@@ -167,7 +167,7 @@ def next_attempt(
 
 
 def unrecorded(run: RunDirectory, state: RunState) -> Iterator[AttemptDirectory]:
-    """Directories of attempts that a supervisor was killed over before it could record their start."""
+    """Yield directories of attempts whose supervisor was killed before it could record their start."""
     for job in state.jobs.values():
         known = {attempt.number for attempt in job.attempts}
         number = len(job.attempts) + 1
@@ -178,13 +178,13 @@ def unrecorded(run: RunDirectory, state: RunState) -> Iterator[AttemptDirectory]
 
 
 def is_wanted(plan: Plan, step: Step, attempt: Attempt, epoch: int) -> bool:
-    """Whether the user asked to keep the LoRA of this epoch (of all attempts)."""
+    """Whether the user asked to keep the LoRA of this epoch, counted over all attempts."""
     keep = plan.keep_every_epochs
     return keep is not None and epoch % keep == 0 and epoch < attempt.wanted_epochs(plan, step)
 
 
 def remove_old_checkpoints(run: RunDirectory, plan: Plan, step: Step, job: Job) -> None:
-    """Remove the trainer's own intermediate LoRAs but the newest ones and those that are yet to be kept."""
+    """Remove the trainer's own intermediate LoRAs, except the newest ones and those still to be kept."""
     name = step.produces or ""
     found = []
     for attempt in job.attempts:
@@ -200,7 +200,7 @@ def remove_old_checkpoints(run: RunDirectory, plan: Plan, step: Step, job: Job) 
 
 
 def remove_old_states(run: RunDirectory, plan: Plan, step: Step, job: Job, *, keep: int = STATES_KEPT) -> None:
-    """Remove all states but the newest `keep` complete ones. Those of a running trainer are its own business."""
+    """Remove all but the newest `keep` complete states. States of a running attempt are left alone."""
     kept = {state.path for state in saved_states(run, plan, step, job)[-keep:]}
     for attempt in job.attempts:
         if attempt.exit is None:
@@ -211,7 +211,7 @@ def remove_old_states(run: RunDirectory, plan: Plan, step: Step, job: Job, *, ke
 
 
 def seconds_between_states(paid_seconds: float | None = None) -> float:
-    """Five minutes. A budget that pays for `paid_seconds` ends a run at a state: they are then a twentieth apart."""
+    """Return at most five minutes. A budget ends a run at a state, so it makes this a twentieth of `paid_seconds`."""
     if paid_seconds is None:
         return STATE_EVERY_SECONDS
     return min(STATE_EVERY_SECONDS, max(_SHORTEST_SECONDS, paid_seconds * _SHARE_OF_BUDGET))
@@ -220,10 +220,10 @@ def seconds_between_states(paid_seconds: float | None = None) -> float:
 def state_every_epochs(
     *, missing: int, done: int, keep: int | None, epoch_seconds: float, seconds: float = STATE_EVERY_SECONDS
 ) -> int:
-    """Epochs between states of an attempt that has `missing` epochs to train after `done`.
+    """Return the epochs between states of an attempt that has `missing` epochs to train after `done`.
 
-    About `seconds` of training and never more than the attempt is long. The LoRAs to keep (every `keep` epochs,
-    counted over all attempts) must fall on saved epochs, which the attempt counts from its own start.
+    They take about `seconds`, and are never more than `missing`. The LoRAs to keep (every `keep` epochs, counted
+    over all attempts) must fall on saved epochs, which the attempt counts from its own start.
     """
     wanted = max(1, min(missing, round(seconds / max(epoch_seconds, 1e-3))))
     if keep is None:

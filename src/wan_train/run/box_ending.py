@@ -1,4 +1,4 @@
-"""The record of the end of the box, which all its users read: `ENDING.json` in the lease directory."""
+"""The record of how the box ends: `ENDING.json` in the lease directory, readable by all users."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from wan_train.run.duties import Then
 NAME = "ENDING.json"
 _FIRST = 1
 _KEEP = "KEEP-{}.json"
-"""One for each user: nobody may replace another's file there."""
+"""One per user: users cannot replace each other's files there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndWords:
-    """A way to end the box: `the box is {ended}`, then its disk, and a clause once it was ordered."""
+    """Phrases for one way to end the box: `the box is {ended}`, then its disk, and a clause once it was ordered."""
 
     ended: str
     disk: str
@@ -44,22 +44,22 @@ END_WORDS: Mapping[Then, EndWords] = {
 
 
 class Phase(StrEnum):
-    """How far an ending is."""
+    """The phase an ending is in."""
 
     COUNTDOWN = "countdown"
     ENDING = "ending"
-    """Its time has come, and what ends the box is being asked."""
+    """The countdown is over, and the provider or the command is being asked to end the box."""
     ASKED = "asked"
-    """The provider accepted, or the command ended well: the box goes down."""
+    """The provider accepted, or the command succeeded: the box is going down."""
     CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """What becomes of the box and when. `decided` is when the countdown began, `due` is its end in Unix seconds.
+    """What happens to the box and when. `decided` is when the countdown began, `due` is its end in Unix seconds.
 
-    `runs` are the IDs of the runs whose end it is, `because` says in words what is done and why, such as why a box
-    that was to be destroyed is only stopped.
+    `runs` are the IDs of the runs that asked for it. `because` says what is done and why, such as why a box that was to
+    be destroyed is only stopped.
     """
 
     then: Then
@@ -71,22 +71,22 @@ class Ending:
     phase: Phase = Phase.COUNTDOWN
     command: tuple[str, ...] = ()
     cancelled_by: str | None = None
-    """A command or a key, in words."""
+    """The command or key that cancelled it, as text."""
     tried: Moment | None = None
     tries: int = 0
-    """That did not end the box."""
+    """Failed attempts to end the box."""
     problem: str | None = None
-    """Why the last try did not end the box, in words."""
+    """Why the last attempt did not end the box, as text."""
     by_hand: str | None = None
-    """The command with which a person ends the box."""
+    """The command to end the box by hand."""
     life: ProcessIdentity | None = None
-    """The first process of this box: with another one the box went down and came back."""
+    """The first process of this box. If it differs, the box has restarted."""
     changed: float | None = None
     """Unix seconds of the last change of phase."""
 
 
 def seconds_left(ending: Ending, now: Moment) -> float:
-    """Of the countdown; a wall clock that was set changes nothing."""
+    """Return the seconds left in the countdown. Changes of the wall clock have no effect."""
     return max(0.0, ending.grace_seconds - seconds_between(ending.decided, now))
 
 
@@ -96,18 +96,18 @@ def write_ending(lease_dir: Path, ending: Ending) -> None:
 
 
 def read_ending(lease_dir: Path) -> Ending | None:
-    """None where no ending was decided; a damaged record counts as none, and is decided anew."""
+    """Return the ending, or None. A damaged record counts as none, and the ending is decided again."""
     return codec.read(lease_dir / NAME, Ending)
 
 
 def ending_of_this_box(lease_dir: Path) -> Ending | None:
-    """The ending, unless it was decided before the box went down and came back."""
+    """Return the ending, unless it was decided before the box restarted."""
     ending = read_ending(lease_dir)
     return ending if ending is not None and ending.life == first_process() else None
 
 
 def first_process() -> ProcessIdentity | None:
-    """The box's first process: another one after each start of the box."""
+    """Return the box's first process, which differs after each start of the box."""
     return identify(_FIRST)
 
 
@@ -118,7 +118,7 @@ def forget_ending(lease_dir: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepRequest:
-    """A person asks to keep the box on: `by` says how they said so, `decided` which countdown they meant."""
+    """A request to keep the box on: `by` says how it was made, `decided` which countdown it is about."""
 
     by: str
     decided: Moment
@@ -131,7 +131,7 @@ def ask_to_keep(lease_dir: Path, ending: Ending, *, by: str) -> None:
 
 
 def read_keep_request(lease_dir: Path, ending: Ending) -> str | None:
-    """Who wants to keep the box on in spite of this ending; wishes about an earlier one do not count."""
+    """Return how a user asked to keep the box on, or None. Requests about an earlier ending do not count."""
     for path in lease_dir.glob(_KEEP.format("*")):
         request: KeepRequest | None = codec.read(path, KeepRequest)
         if request is not None and request.decided == ending.decided:

@@ -1,4 +1,4 @@
-"""When a run must stop so that everything is saved before its budget is reached: pure decisions."""
+"""When a run must stop so that everything is saved before it reaches its budget: pure decisions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DOUBT = 1.1
 class Ahead:
     """Seconds until a running training has saved its next checkpoint, and until the one after that.
 
-    `following` is None where the next one is the last thing that the run will do, or where it is unknown.
+    `following` is None if the next checkpoint is the training's last.
     """
 
     next: float
@@ -37,9 +37,9 @@ def checkpoints_ahead(
     sample_every: int = 0,
     sample_seconds: float = 0.0,
 ) -> Ahead:
-    """The next checkpoints of an attempt that has made `step` steps of its `epochs` and saves `every` few.
+    """Return the next checkpoints of an attempt at step `step` of `epochs` epochs that saves every `every` epochs.
 
-    Its samples, one pause every `sample_every` epochs, are made before the next epoch, by which a checkpoint is known.
+    Samples pause it every `sample_every` epochs. They come first, as a checkpoint is known when the next epoch begins.
     """
 
     def seconds(epoch: int) -> float:
@@ -53,10 +53,10 @@ def checkpoints_ahead(
 def stop_for_budget(
     *, seconds_left: float, trainings: Sequence[Ahead], saving: float, stopping: float, is_stopping: bool
 ) -> StopMode | None:
-    """How soon to stop, None to go on. `seconds_left` is what the rest of the budget pays for.
+    """Return how soon to stop, None to continue. `seconds_left` is how long the rest of the budget lasts.
 
-    `saving` seconds are those of one checkpoint, `stopping` those of ending a trainer. A stop after the next checkpoint
-    is decided shortly before one, and only where the one after it would come too late: speeds change.
+    `saving` is the seconds to save one checkpoint, `stopping` those to end a trainer. Speeds change, so a stop after
+    the next checkpoint is decided shortly before it, and only if the one after it would come too late.
     """
     if seconds_left <= stopping:
         return StopMode.NOW
@@ -65,22 +65,22 @@ def stop_for_budget(
     rest = seconds_left - saving - stopping
     nearest = min(trainings, key=lambda each: each.next)
     if nearest.next > rest:
-        return StopMode.NOW  # nothing more can be saved: every second of it would be lost
+        return StopMode.NOW  # nothing more can be saved, so further training would be lost
     due = [each.following for each in trainings if each.next <= stopping + saving]
     too_late = any(following is not None and following * _DOUBT > rest for following in due)
     return StopMode.AFTER_STATE if too_late else None
 
 
 _SLOW_DISK = 50e6
-"""Bytes a second: what a rented box's disk writes at worst."""
+"""Bytes per second: the worst write speed of a rented box's disk."""
 
 
 def over_budget(
     plan: Plan, state: RunState, trackers: Mapping[str, ProgressTracker], *, now: float, stopping: float
 ) -> BudgetReached | None:
-    """Why the run must stop now or after its next states; None while it need not, and without budget or price.
+    """Return why the run must stop now or after its next states; None if it need not, or without budget or price.
 
-    `stopping` seconds pass until a trainer that was told to end is gone.
+    `stopping` is the seconds until a trainer that was told to end is gone.
     """
     spent, left = state.meter.spent(now), paid_seconds(state, now)
     if state.budget is None or spent is None or left is None or state.stops_now:
@@ -99,13 +99,13 @@ def over_budget(
 
 
 def paid_seconds(state: RunState, now: float) -> float | None:
-    """The seconds that the rest of the budget pays for at the present price; None without budget or price."""
+    """Return how many seconds the rest of the budget lasts at the present price; None without budget or price."""
     spent, rate = state.meter.spent(now), state.meter.dollars_per_second
     return None if state.budget is None or spent is None or not rate else (state.budget - spent) / rate
 
 
 def _ahead(plan: Plan, state: RunState, trackers: Mapping[str, ProgressTracker]) -> Iterator[Ahead]:
-    """Of each training that makes steps; what loads its weights or caches has nothing ahead that could be timed."""
+    """Yield the next checkpoints of each training that makes steps. Loading and caching cannot be predicted."""
     for step, attempt in running(plan, state):
         tracker = trackers.get(step.id)
         if step.kind is StepKind.TRAIN and state.jobs[step.id].state is JobState.RUNNING and tracker is not None:
@@ -132,7 +132,7 @@ def ahead_of(plan: Plan, step: Step, attempt: Attempt, tracker: ProgressTracker)
 
 
 def _saving(plan: Plan, expert: Expert) -> float:
-    """Seconds in which one checkpoint is certainly on disk."""
+    """Return the seconds within which one checkpoint is certainly on disk."""
     traits, training = plan.trainer.traits, plan.training(expert)
     size = traits.state_bytes(training.network_dim) + traits.lora_bytes(training.network_dim, training.mixed_precision)
     return size / _SLOW_DISK

@@ -33,10 +33,10 @@ def start_supervisor(
 ) -> subprocess.Popen[bytes]:
     """Start a supervisor in its own session and wait until it has taken over the run.
 
-    It adopts trainers that are alive. With `resume` a run that is over goes on, `epochs` gives it a larger total,
-    `ends` later epochs after which trainings end, by step; `gpus` are UUIDs in place of those it used, `budget` the
-    dollars that it may cost in all.
-    Raises WanTrainError with the end of its log when it does not start.
+    It adopts trainers that are alive. `resume` resumes a run that is over, `epochs` gives it a larger total. `ends` are
+    new epochs after which trainings end, by step; `gpus` are UUIDs that replace those it used; `budget` is what it may
+    cost in total, in dollars.
+    Raises WanTrainError with the last line of its log if it does not start.
     """
     reader = JournalReader(run.events)
     for _ in reader.new_events():
@@ -69,7 +69,7 @@ def start_supervisor(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequest:
-    """How soon to stop, and which signal's exit code the run shall have (INT or TERM)."""
+    """How soon to stop, and the signal (INT or TERM) that decides the run's exit code."""
 
     mode: StopMode
     signal: int
@@ -84,12 +84,12 @@ def clear_stop_request(run: RunDirectory) -> None:
 
 
 def is_news(request: StopRequest, known: StopRequested | None) -> bool:
-    """Whether it asks for more than the run was asked for before: stopping now is more than stopping later."""
+    """Whether the request goes beyond the known one: stopping now goes beyond stopping later."""
     return known is None or (request.mode is StopMode.NOW and known.mode is not StopMode.NOW)
 
 
 def read_stop_request(run: RunDirectory) -> StopRequest | None:
-    """The request, None without one. A damaged one still asks to stop: in the way that loses nothing."""
+    """Return the request, None without one. A damaged one still stops the run, in the way that loses nothing."""
     try:
         return codec.from_json(run.stop_request.read_bytes(), StopRequest, where=str(run.stop_request))
     except FileNotFoundError:

@@ -36,9 +36,9 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """What one attempt trained. Of its points those up to `counts_to` are part of the finished training.
+    """What one attempt trained. Its points up to `counts_to` are part of the finished training; None: all are.
 
-    The rest was trained again by a later attempt, which went on from an earlier state. None: all of them count.
+    Later points were trained again from an earlier state by a later attempt, or lie past the last step.
     """
 
     attempt: int
@@ -66,7 +66,7 @@ class Curve:
 
     @property
     def source(self) -> LossSource | None:
-        """The weaker one where attempts differ; None without a step."""
+        """The less precise source if attempts differ; None without a step."""
         sources = {segment.source for segment in self.segments if segment.counted}
         if not sources:
             return None
@@ -74,9 +74,9 @@ class Curve:
 
     @property
     def final_loss(self) -> float | None:
-        """The loss after the last step, smoothed as in every view; None without steps and when it is not finite.
+        """The loss after the last step, smoothed as in every view; None without steps, or if it is not finite.
 
-        The trainer's own average is smooth already.
+        The trainer's own average is already smooth.
         """
         losses = [point.loss for point in self.points]
         if not losses:
@@ -86,7 +86,7 @@ class Curve:
 
 
 class CurveReader:
-    """Reads the curves of a run again and again: of each file only what is new."""
+    """Reads the curves of a run repeatedly, and only the new part of each file."""
 
     def __init__(self, run: RunDirectory, plan: Plan) -> None:
         self._run = run
@@ -98,11 +98,11 @@ class CurveReader:
         return {step: self.curve(step, state.jobs[step].attempts) for step in self._steps}
 
     def curve(self, step: str, attempts: Sequence[Attempt]) -> Curve:
-        """That of one training."""
+        """Return the curve of one training."""
         segments: list[Segment] = []
         later_begins: int | None = None
         for attempt in reversed(attempts):
-            # A resumed trainer would go on beyond the last step until it is stopped.
+            # A resumed trainer runs past the last step until it is stopped.
             limits = [limit for limit in (later_begins, attempt.wanted_steps) if limit is not None]
             segment = self._segment(step, attempt, min(limits, default=None))
             if segment is None:
@@ -131,7 +131,7 @@ _WEIGHT = 0.98
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:
-    """An exponential moving average without the bias of its beginning; numbers that are not finite are passed over.
+    """Return an exponential moving average, corrected for the bias at its start. Non-finite numbers are skipped.
 
     The formula is that of Adam's first moment: m = w m + (1 - w) x, divided by 1 - w^n.
     """

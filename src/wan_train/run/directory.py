@@ -17,7 +17,7 @@ from wan_train.run.plan import Plan
 from wan_train.run.upgrade import newest
 
 HIDDEN = "."
-"""Directories with such names are not runs: a run that is being removed still has its plan."""
+"""Prefix of directories that are not runs, such as a run being removed, which still has its plan."""
 
 _HEAD_BYTES = 200
 _MADE = re.compile(rb'"made": (\d+(?:\.\d+)?)')
@@ -25,7 +25,7 @@ _MADE = re.compile(rb'"made": (\d+(?:\.\d+)?)')
 
 @dataclass(frozen=True, slots=True)
 class AttemptDirectory:
-    """One attempt at one step: nothing in it is ever overwritten by another."""
+    """One attempt at one step. No other attempt overwrites anything in it."""
 
     path: Path
 
@@ -66,7 +66,7 @@ class RunDirectory:
         return self.path / "dataset.toml"
 
     def dataset_list(self, dataset: int) -> Path:
-        """The run's own copy of a jsonl file, by the number that its dataset has in dataset.toml."""
+        """The run's own copy of a jsonl file, by its dataset's number in dataset.toml."""
         return self.path / f"items-{dataset}.jsonl"
 
     @property
@@ -79,20 +79,20 @@ class RunDirectory:
         return self.path / "sample-prompts.json"
 
     def sample_picture(self, prompt_index: int, suffix: str) -> Path:
-        """The run's own copy of the picture that a prompt of image-to-video starts from."""
+        """The run's own copy of the picture that an image-to-video prompt starts from."""
         return self.path / "sample-pictures" / f"{prompt_index:02d}{suffix}"
 
     @property
     def preview_prompts(self) -> Path:
-        """The run's own copy of the prompts that are drawn with both LoRAs at its end; there only when asked for."""
+        """The run's own copy of the prompts to draw with both LoRAs at its end; missing if none were requested."""
         return self.path / "preview-prompts.json"
 
     def draws_preview(self, exit_code: int) -> bool:
-        """Whether a run that ended with this code is drawn at its end: only one that has trained something."""
+        """Whether a run with this exit code draws its preview: only if it has prompts and trained something."""
         return exit_code in {ExitCode.DONE, ExitCode.PARTLY_FAILED} and self.preview_prompts.is_file()
 
     def preview_picture(self, prompt_index: int, suffix: str) -> Path:
-        """The run's own copy of the picture that such a prompt starts from."""
+        """The run's own copy of the picture that a preview prompt starts from."""
         return self.path / "preview-pictures" / f"{prompt_index:02d}{suffix}"
 
     @property
@@ -115,7 +115,7 @@ class RunDirectory:
 
     @property
     def report_page(self) -> Path:
-        """The story of the run for a browser; made at its end, and again by `wan-train report`."""
+        """The HTML report of the run; made at its end, and again by `wan-train report`."""
         return self.path / "report.html"
 
     @property
@@ -124,7 +124,7 @@ class RunDirectory:
 
     @property
     def uploads(self) -> Path:
-        """What was uploaded where and verified there; missing where nothing was."""
+        """Uploads that were verified at their targets; missing if there are none."""
         return self.path / "uploads.jsonl"
 
     @property
@@ -138,7 +138,7 @@ class RunDirectory:
 
     @property
     def picked(self) -> Path:
-        """The epochs that a person chose; see `run.picks`."""
+        """The epochs that the user picked; see `run.picks`."""
         return self.path / "picked.json"
 
     @property
@@ -152,24 +152,24 @@ class RunDirectory:
 
     @property
     def duties(self) -> Path:
-        """What is to be done beside and after the training; missing where nothing is."""
+        """Duties during and after the training; missing if there are none."""
         return self.path / "duties.json"
 
     @property
     def notices(self) -> Path:
-        """What was sent to whom; no message is sent twice."""
+        """Sent messages and their recipients, so that none is sent twice."""
         return self.path / "notices.jsonl"
 
     @property
     def guard(self) -> Path:
-        """What the guardian of the box remembers of this run."""
+        """What the guardian of the box has recorded about this run."""
         return self.path / "guard.json"
 
     def attempt(self, step: str, number: int) -> AttemptDirectory:
         return AttemptDirectory(self.path / step / str(number))
 
     def free_attempt(self, step: str, number: int) -> AttemptDirectory:
-        """The first unused attempt directory from `number` on: a launch may not have been recorded."""
+        """Return the first unused attempt directory from `number` on, as a launch may not have been recorded."""
         while (directory := self.attempt(step, number)).path.exists():
             number += 1
         return directory
@@ -234,9 +234,9 @@ def all_runs(runs: Path) -> list[RunDirectory]:
 
 
 def find(runs: Path, name: str | None) -> RunDirectory:
-    """A run by id, by a part of its id that only it has, by path; the newest one without a name.
+    """Return a run by id, by a unique part of its id, or by path; without a name, the newest.
 
-    Raises BadInputError that lists what there is.
+    Raises BadInputError; if several runs match, AmbiguousRunError with their ids.
     """
     if name is not None and "/" in name:
         run = RunDirectory(expanded(name).absolute())
@@ -259,7 +259,7 @@ def find(runs: Path, name: str | None) -> RunDirectory:
 
 
 def report_of_end(run: RunDirectory, finished: RunFinished) -> Path | None:
-    """The report page made after the run ended, None before. Its data, written last, hold the time."""
+    """Return the report page if made after the run ended, else None. Its data, written last, hold the time."""
     try:
         with run.report_data.open("rb") as file:
             made = _MADE.search(file.read(_HEAD_BYTES))

@@ -22,7 +22,7 @@ _LOOK_SECONDS = 10.0
 
 
 def disk_for_next_save(plan: Plan) -> int:
-    """Bytes that one expert's next two saves may take: the one that is due, and the one a stop has to wait for."""
+    """Return the bytes of one expert's next two saves: the one that is due, and the one that a stop waits for."""
     return max(
         2 * (_state_bytes(plan.trainer.traits, spec.training) + _lora_bytes(plan.trainer.traits, spec.training))
         for spec in plan.recipe.experts
@@ -32,9 +32,9 @@ def disk_for_next_save(plan: Plan) -> int:
 def disk_need(
     trainer: TrainerTraits, recipe: Recipe, cache_bytes: int, *, kept: Mapping[Expert, int] | None = None
 ) -> DiskNeed:
-    """The most that a run has on disk at once: the trainer removes an old state only after the new one is written.
+    """Return the most that a run has on disk at once: the trainer writes a new state before it removes an old one.
 
-    `kept` are LoRAs of earlier epochs that stay, by expert.
+    `kept` is the number of LoRAs of earlier epochs that stay, by expert.
     """
     copies = STATES_KEPT + 2  # one being written, one at the very end
     states = loras = 0
@@ -54,7 +54,7 @@ def _lora_bytes(trainer: TrainerTraits, training: Training) -> int:
 
 
 def check_disk(need: DiskNeed, run_dir: Path, cache_dirs: Iterable[Path]) -> None:
-    """Raises NotReadyError with the numbers when states, LoRAs and caches will not fit."""
+    """Raise NotReadyError with the numbers if states, LoRAs and caches will not fit."""
     caches = list(cache_dirs)
     amounts = [(run_dir, need.states + need.loras), *((path, need.caches // len(caches)) for path in caches)]
     parts = f": states {need.states / GB:.1f}, LoRAs {need.loras / GB:.1f}, caches {need.caches / GB:.1f}"
@@ -69,7 +69,7 @@ def check_disk(need: DiskNeed, run_dir: Path, cache_dirs: Iterable[Path]) -> Non
 
 
 def check_disk_to_resume(run: RunDirectory, plan: Plan, trainings: int) -> None:
-    """Raises NotReadyError with the numbers if a resumed run would be stopped at its first state."""
+    """Raise NotReadyError with the numbers if a resumed run would be stopped at its first state."""
     require_room(
         run.path,
         min(trainings, len(plan.gpu_uuids)) * disk_for_next_save(plan),
@@ -79,7 +79,7 @@ def check_disk_to_resume(run: RunDirectory, plan: Plan, trainings: int) -> None:
 
 
 def by_disk(amounts: Iterable[tuple[Path, int]]) -> Mapping[Path, int]:
-    """The amounts of several places summed up by disk, each under the first existing folder that is on it."""
+    """Return the amounts of several places summed by disk, each under the first existing folder on that disk."""
     folders: dict[int, Path] = {}
     found: dict[Path, int] = {}
     for place, amount in amounts:
@@ -90,7 +90,7 @@ def by_disk(amounts: Iterable[tuple[Path, int]]) -> Mapping[Path, int]:
 
 
 def require_room(place: Path, needed: int, what: str, *, hint: str, parts: str = "") -> None:
-    """Raises NotReadyError with the numbers where fewer than `needed` bytes are free. `what`: `this run needs`."""
+    """Raise NotReadyError with the numbers if fewer than `needed` bytes are free. `what`: such as `this run needs`."""
     folder = existing_parent(place)
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -115,14 +115,14 @@ def check_writable(directories: Iterable[Path], what: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortage:
-    """Bytes free, and the more that the next saves need."""
+    """Bytes free, and the larger number that the next saves need."""
 
     free: int
     needed: int
 
 
 class DiskWatch:
-    """Looks every ten seconds however often it is asked. `free` is what it saw last, None before the first look."""
+    """Checks the disk at most every ten seconds. `free` is the last result, None before the first check."""
 
     def __init__(self, run: RunDirectory, plan: Plan) -> None:
         self.free: int | None = None
@@ -131,7 +131,7 @@ class DiskWatch:
         self._next_look = 0.0
 
     def look(self, trainings: int, monotonic: float) -> Shortage | None:
-        """What is missing for the next saves of so many trainings; None when nothing is, or it is not time to look."""
+        """Return the shortage for the next saves of so many trainings; None if there is none, or no check is due."""
         if monotonic < self._next_look:
             return None
         self._next_look = monotonic + _LOOK_SECONDS

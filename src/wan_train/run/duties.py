@@ -1,6 +1,6 @@
 """The duties of a run after its training: uploads, messages, the end of the box. Written once, before it starts.
 
-The runs with duties are listed in the lease directory, one small file each, where the guardian of the box finds them.
+The guardian of the box finds runs with duties in the lease directory, where each has one small file.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ _SUFFIX = ".run"
 
 
 class Then(StrEnum):
-    """What becomes of the box when the last run on it is over, gentlest first."""
+    """What happens to the box when the last run on it is over, gentlest first."""
 
     NOTHING = "nothing"
     COMMAND = "command"
-    """A command of the user's ends the box."""
+    """A command from the user ends the box."""
     STOP = "stop"
     DESTROY = "destroy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duties:
-    """What was asked for. It holds no secrets: targets are as typed, addresses of messages are in the settings."""
+    """The requested duties. They hold no secrets: targets are as typed, message addresses are in the settings."""
 
     began: Moment
-    """The start of the run, from which `max_hours` count; a resume by a person is a new start."""
+    """The start of the run, from which `max_hours` count. A resume by the user is a new start."""
     uploads: tuple[str, ...] = ()
     upload_extras: tuple[str, ...] = ()
-    """`samples`, `dataset`: what is uploaded beside the results."""
+    """What is uploaded in addition to the results: `samples`, `dataset`."""
     notify: bool = False
     """Whether messages are sent; the addresses are in the settings."""
     then: Then = Then.NOTHING
@@ -60,7 +60,7 @@ def write_duties(run: RunDirectory, duties: Duties) -> None:
 
 
 def read_duties(run: RunDirectory) -> Duties | None:
-    """None for a run without duties. Raises CorruptRecordError."""
+    """Return the duties, None for a run without any. Raises CorruptRecordError."""
     try:
         return codec.from_json(run.duties.read_bytes(), Duties, where=str(run.duties))
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def register(lease_dir: Path, run: RunDirectory) -> None:
 
 
 def registered(lease_dir: Path) -> list[RunDirectory]:
-    """The listed runs, oldest first. Files of other users are passed over: they could name any directory."""
+    """Return the listed runs, oldest first. Files of other users are skipped: they could name any directory."""
     found = []
     with suppress(FileNotFoundError):
         for entry in (lease_dir / _FOLDER).iterdir():

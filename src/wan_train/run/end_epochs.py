@@ -29,16 +29,16 @@ _READ_VIDEOS = f"Install PyAV, which reads lengths: pip install av\n{_NAME_ONE}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ends:
-    """By the value of Expert, the epoch after which it ends; only of those that end before their schedule does."""
+    """The epoch after which each expert ends, by the value of Expert; only for those that end before their schedule."""
 
     epochs: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
 
 def planned_ends(recipe: Recipe, batches_per_epoch: int | None, capabilities: Capabilities) -> Ends:
-    """Where the experts of a recipe end; raises BadInputError with everything that is wrong about it.
+    """Return where the experts of a recipe end; raises BadInputError that lists every problem.
 
-    `batches_per_epoch` is None where the length of a video is unknown.
+    `batches_per_epoch` is None if the length of a video is unknown.
     """
     epochs: dict[str, int] = {}
     notes: list[str] = []
@@ -77,7 +77,7 @@ def planned_ends(recipe: Recipe, batches_per_epoch: int | None, capabilities: Ca
 def end_of(
     until: str, training: Training, *, total: int, steps_per_epoch: int | None, capabilities: Capabilities
 ) -> int:
-    """The epoch after which a training of `total` epochs ends; raises NoSuchEndError."""
+    """Return the epoch after which a training of `total` epochs ends; raises NoSuchEndError."""
     match parse(until):
         case AllEpochs():
             return total
@@ -104,10 +104,10 @@ def steps_per_epoch(training: Training, batches_per_epoch: int | None) -> int | 
 
 
 def _beyond(spec: ExpertSpec, end: int) -> list[str]:
-    """What a person asked for that would come after the end."""
+    """Return problems: what the user requested that would come after the end."""
     training, name = spec.training, f"{spec.expert.value}-noise expert"
     found = []
-    # As many epochs as there are is how recipes say that no LoRA is to be kept before the end.
+    # In recipes, saving every `max_train_epochs` means that no LoRA is kept before the end.
     if "save_every_n_epochs" in spec.sources and end < training.save_every_n_epochs < training.max_train_epochs:
         found.append(f"{name}: it ends after epoch {end}, before the first --save-every {training.save_every_n_epochs}")
     if training.sample_every_n_epochs is not None and training.sample_every_n_epochs > end:
@@ -118,16 +118,16 @@ def _beyond(spec: ExpertSpec, end: int) -> list[str]:
 
 
 OFFERED = "99.65%"
-"""What is offered: under the guide's schedule epoch 50 of 100, whose LoRA was measured 0.4 % from the last one's."""
+"""The offered end. Under the guide's schedule it is epoch 50 of 100, whose LoRA measured 0.4 % from the last one's."""
 _DISTANCE_PER_SHARE = 1.2
-"""Relative distance of a LoRA to the finished one, by the part of the integral that is still to come: measured with
-adamw under the guide's schedule on the real trainer (1.2 after 50 of 100 epochs, 1.2 after 40 and 60, 1.1 after 30)."""
+"""Relative distance of a LoRA to the finished one, divided by the remaining share of the integral. Measured with adamw
+under the guide's schedule on the real trainer: 1.2 after 50 of 100 epochs, 1.2 after 40 and 60, 1.1 after 30."""
 _WORTH_IT = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlyEnd:
-    """An end that a person may choose: `epochs` by expert, the part of all steps that it saves, and what it costs.
+    """An early end that the user may choose: `epochs` by expert, and `saved`, the share of all steps it saves.
 
     `distance` is an estimate of the LoRAs' relative distance to the finished ones.
     """
@@ -138,7 +138,7 @@ class EarlyEnd:
 
 
 def early_end(recipe: Recipe, batches_per_epoch: int | None, capabilities: Capabilities) -> EarlyEnd | None:
-    """The offer to a person who chose no end; None where it saves little or is not known."""
+    """Return the early end to offer; None if the user chose an end, or if it is unknown or saves little."""
     if any("until" in spec.sources for spec in recipe.experts):
         return None
     epochs: dict[Expert, int] = {}

@@ -61,7 +61,7 @@ class StopMode(StrEnum):
 class SupervisorStarted:
     """A supervisor took the run over. Times are seconds since 1970, UTC; `version` is wan-train's.
 
-    `idle_since`: the supervisor before died, and this is the last sign of anything of the run before this one began.
+    `idle_since`: if the previous supervisor died, the last sign of life of the run before this one began.
     """
 
     at: float
@@ -74,9 +74,8 @@ class SupervisorStarted:
 class StepStarted:
     """An attempt at a step was launched. `identity` is the warden's, which outlives a supervisor.
 
-    `epochs_before` were trained by earlier attempts, `total_epochs` are wanted in all, and `schedule_epochs` are what
-    its schedule is made for: more where it ends early. `changes` are training settings in which this attempt differs
-    from the plan's recipe.
+    Earlier attempts trained `epochs_before`, `total_epochs` are wanted in total, and `schedule_epochs` are those of its
+    schedule: more if it ends early. `changes` are training settings that differ from the plan's recipe.
     """
 
     at: float
@@ -90,17 +89,17 @@ class StepStarted:
     total_epochs: int | None = None
     schedule_epochs: int | None = None
     saves_at_step: int | None = None
-    """The optimizer step, by its trainer's count, at which it was told to save LoRA and state beside its cadence."""
+    """The optimizer step, by its trainer's count, at which it saves LoRA and state outside its interval."""
     changes: Mapping[str, Setting] = field(default_factory=dict)
     oom_kills: int | None = None
-    """Kills by the kernel for lack of memory that this container had seen when the attempt began."""
+    """Out-of-RAM kills in this container up to the start of the attempt."""
     state_every_epochs: int | None = None
-    """Of its own epochs, between two states."""
+    """The number of its epochs between two states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBegan:
-    """The trainer made its first step. `steps` is the total of its schedule, those before a resume included."""
+    """The trainer made its first step. `steps` is the total of its schedule, including those before a resume."""
 
     at: float
     step: str
@@ -170,7 +169,7 @@ class StepSkipped:
 class CachesUpToDate:
     """A caching step has nothing to do: all caches of its `items` items are right. No process was started for it.
 
-    `removed` counts files that belonged to no item any more, by reason.
+    `removed` counts files that no longer belonged to any item, by reason.
     """
 
     at: float
@@ -181,9 +180,9 @@ class CachesUpToDate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachesCleared:
-    """A caching attempt is about to start: of `items` items the caches of `make` are missing and those of `keep` stay.
+    """A caching attempt is about to start. Of `items` items, `make` lack their caches and `keep` have them.
 
-    `made` and `removed` count items to be made and files that were removed, by reason (`caching.decide.Reason`).
+    `made` counts the items to make, `removed` the files removed, both by reason (`caching.decide.Reason`).
     """
 
     at: float
@@ -206,7 +205,7 @@ class CachesDisturbed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRefused:
-    """A step cannot even be started, and waiting would not help."""
+    """A step cannot be started, and waiting would not help."""
 
     at: float
     step: str
@@ -215,7 +214,7 @@ class StepRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryScheduled:
-    """An attempt failed and the next one is due at `not_before`, with other settings where `changes` says so."""
+    """An attempt failed, and the next one is due at `not_before`, with the settings in `changes`."""
 
     at: float
     step: str
@@ -241,7 +240,7 @@ class EpochEnded:
 class StateSaved:
     """A complete state is on disk. `epoch` counts over all attempts.
 
-    `files` are those that its trainer wrote before it trained on: later states are complete when they have them all.
+    `files` are those that its trainer wrote before it continued. Later states are complete if they have them all.
     """
 
     at: float
@@ -254,7 +253,7 @@ class StateSaved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateUnusable:
-    """The trainer saved a state that no training can be resumed from, and why. `epoch` counts over all attempts."""
+    """The trainer saved a state that cannot be resumed from; `why` says why. `epoch` counts over all attempts."""
 
     at: float
     step: str
@@ -302,7 +301,7 @@ class ResultPlaced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested:
-    """Somebody asked the run to stop; `signal` is INT or TERM and decides the exit code."""
+    """The run was asked to stop; `signal` is INT or TERM and decides the exit code."""
 
     at: float
     mode: StopMode
@@ -311,7 +310,7 @@ class StopRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskLow:
-    """The run stops after the next states, because the trainer would run into a full disk. In bytes."""
+    """The run stops after the next states, because the disk has no room for more. In bytes."""
 
     at: float
     free: int
@@ -320,9 +319,9 @@ class DiskLow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceSet:
-    """From here on an hour of the box costs `per_hour` dollars, which `runs` runs share.
+    """From here on, an hour of the box costs `per_hour` dollars, which `runs` runs share.
 
-    `rental_ends` is when the box goes back to its owner, None where nobody said so.
+    `rental_ends` is when the rental of the box ends, None if unknown.
     """
 
     at: float
@@ -334,7 +333,7 @@ class PriceSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetSet:
-    """From here on the run is to stop before it has cost more than this in all, in dollars."""
+    """From here on, the run must stop before its total cost exceeds this, in dollars."""
 
     at: float
     dollars: float
@@ -342,7 +341,7 @@ class BudgetSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetReached:
-    """The run stops because its budget pays for no further checkpoint. In dollars; `spent` is until this moment."""
+    """The run stops because its budget pays for no further checkpoint. In dollars; `spent` is the cost so far."""
 
     at: float
     spent: float
@@ -364,7 +363,7 @@ class RunResumed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpusChosen:
-    """From here on the run uses these GPUs: a person named them, or it is on a box without those it had."""
+    """From here on, the run uses these GPUs: the user named them, or the box lacks those it had."""
 
     at: float
     gpu_uuids: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Plan and state of a run, for programs beside its supervisor that read them repeatedly."""
+"""Plan and state of a run, for programs other than its supervisor that read them repeatedly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wan_train.run.state import RunState, fold, fold_all, initial
 
 
 class RunFollower:
-    """Reads the plan once, and of the journal only what is new."""
+    """Reads the plan once, and then only the new part of the journal."""
 
     def __init__(self, run: RunDirectory) -> None:
         self.events: list[Event] = []
@@ -24,9 +24,9 @@ class RunFollower:
         self._state: RunState | None = None
 
     def read(self) -> tuple[Plan, RunState]:
-        """The plan, and the state now. Raises what `RunDirectory.read_plan` raises, CorruptRecordError and OSError.
+        """Return plan and current state. Raises what `RunDirectory.read_plan` raises, CorruptRecordError and OSError.
 
-        After a failure the journal is read from its start: damage is reported again, and no event is passed over.
+        After a failure, the journal is read from its start: damage is reported again, and no event is skipped.
         """
         if self.plan is None:
             self.plan = self._run.read_plan()
@@ -43,7 +43,7 @@ class RunFollower:
 
 
 def read_run(run: RunDirectory) -> tuple[Plan, RunState]:
-    """Plan and state; read again only when they changed. Raises what `RunFollower.read` raises."""
+    """Return plan and state, which are read again only if they changed. Raises what `RunFollower.read` raises."""
     return _read(run, stamp(run.plan), stamp(run.events))
 
 

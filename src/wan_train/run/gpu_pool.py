@@ -32,7 +32,7 @@ class GpuPool:
         named: bool = False,
         visible: str | None = None,
     ) -> None:
-        """`chosen` are GPUs in place of the plan's, `named` by a person; `visible` is CUDA_VISIBLE_DEVICES."""
+        """`chosen` GPUs replace the plan's; `named`: the user named them; `visible` is CUDA_VISIBLE_DEVICES."""
         self._plan = plan
         self._uses = chosen or plan.gpu_uuids
         self._named = named or plan.gpus_named
@@ -43,7 +43,7 @@ class GpuPool:
         self._clock = clock
         self._quiet: dict[str, int] = {}
         self._leases: dict[str, Lease] = {}
-        # Whole nanoseconds of the run's creation: a run keeps its place in line over restarts of its supervisor.
+        # The order is the run's creation in nanoseconds, so a run keeps its place in line when its supervisor restarts.
         self._ticket = room.ticket(int(plan.created * 1e9), plan.run_id)
         self._wanting: frozenset[str] | None = None
         self._next_read = 0.0
@@ -55,9 +55,9 @@ class GpuPool:
         self._moved: GpusChosen | None = None
 
     def look(self, *, wanting: bool) -> tuple[GpuView, ...]:
-        """One look at every GPU this run may use; `wanting` says whether a step waits for one now.
+        """Return a view of every GPU this run may use; `wanting` says whether a step waits for one now.
 
-        While the driver does not answer, it is asked more and more seldom: each question may take its whole timeout.
+        While the driver does not answer, it is queried less and less often: each query may take its whole timeout.
         """
         if self._clock.monotonic() >= self._next_read:
             self._read()
@@ -83,7 +83,7 @@ class GpuPool:
             self._next_read = self._clock.monotonic() + pause
 
     def _settle(self, reading: GpuReading) -> None:
-        """Once for each supervisor: a box gets other GPUs only by going down, and no supervisor outlives that."""
+        """Replace missing GPUs, once per supervisor: GPUs only change if the box restarts, and that ends it."""
         self._is_settled = bool(reading.gpus) and not reading.lost
         again = choose_again(reading, self._uses, self._visible, keep_number=self._named)
         if again is not None:
@@ -91,13 +91,13 @@ class GpuPool:
             self._moved = self._choice(again, asked=False)
 
     def choose(self, uuids: tuple[str, ...]) -> GpusChosen:
-        """Use these, which a person named."""
+        """Use these GPUs, which the user named."""
         self._uses = uuids
         self._read()
         return self._choice(self.gpus, asked=True)
 
     def take_moved(self) -> GpusChosen | None:
-        """What is used in place of GPUs that this box does not have, once after a reading has shown it."""
+        """Return once, after a reading showed it, the GPUs used in place of those this box lacks."""
         moved, self._moved = self._moved, None
         return moved
 
@@ -120,7 +120,7 @@ class GpuPool:
             lease.release()
 
     def inherit(self, uuid: str, step: str) -> tuple[int, ...]:
-        """The descriptors that keep the GPU leased for as long as the step's processes live."""
+        """Return the descriptors that keep the GPU leased while the step's processes are alive."""
         lease = self._leases[uuid]
         lease.rewrite(self._holder(step))
         return (lease.fileno(),)
@@ -147,7 +147,7 @@ class GpuPool:
         holder = None if claimed else self._room.holder(gpu.uuid)
         taken_by = None
         if holder is not None:
-            # The name of the run that has it says more than the memory it uses.
+            # The name of the holding run says more than its memory use.
             taken_by = f"run {holder.run_id}" if holder.run_id else f"pid {holder.pid}"
             busy = f"{gpu_label(gpu, self._plan.devices)} is taken by {taken_by}"
         return GpuView(

@@ -1,4 +1,4 @@
-"""Whether the guardian of this box is alive, and how to start it. Supervisors start it too: each restarts the other."""
+"""Check whether the guardian of this box is alive, and start it. Supervisors and the guardian restart each other."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from wan_train.base import locks, process
 from wan_train.base.errors import NotReadyError
 from wan_train.base.settings import Settings
 
-# Started again when it dies; it ends with 0 when nothing is left to do, or when another one is there.
-# The shell ends at once, so that the guardian is no child of the program that starts it.
+# Restart the guardian when it dies. It exits with 0 when nothing is left to do, or when another one is alive.
+# The shell exits at once, so the guardian is not a child of the program that starts it.
 _LOOP = '(until "$@"; do sleep 5; done) &'
 
 
 def lock_file(lease_dir: Path) -> Path:
-    """Locked by the guardian; one for each user, whose runs it may touch."""
+    """Return the file that the guardian locks. Each user has one, as a guardian may touch only its user's runs."""
     return lease_dir / f"guardian-{os.geteuid()}.lock"
 
 
@@ -30,7 +30,7 @@ def is_guarded(lease_dir: Path) -> bool:
 
 
 def ensure_guardian(settings: Settings) -> None:
-    """Start the guardian where none lives, in a session of its own; raises OSError and NotReadyError."""
+    """Start the guardian in a session of its own unless one is alive; raises OSError and NotReadyError."""
     if is_guarded(settings.lease_dir):
         return
     locks.prepare(settings.lease_dir)
@@ -38,10 +38,10 @@ def ensure_guardian(settings: Settings) -> None:
         ["/bin/sh", "-c", _LOOP, "wan-train-guardian", sys.executable, "-m", "wan_train.guardian.program"],
         env=settings.environment(),
         log=log_file(settings.lease_dir),
-    ).wait()  # for the shell
+    ).wait()  # only for the shell
 
 
 def try_ensure_guardian(settings: Settings) -> None:
-    """The same for a supervisor, whose training continues without a guardian too."""
+    """Start the guardian if possible. A supervisor's training continues without one."""
     with suppress(OSError, NotReadyError):
         ensure_guardian(settings)

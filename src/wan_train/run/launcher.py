@@ -38,22 +38,22 @@ class Ended:
 
 
 class Launcher(Protocol):
-    """Starts attempts in directories and watches over them. The identity is all that a later supervisor needs."""
+    """Starts attempts in directories and watches them. A later supervisor needs only the identity."""
 
     def start(self, command: Command, attempt: AttemptDirectory, inherit: Sequence[int]) -> ProcessIdentity:
         """Run a command as an attempt; `inherit` are lock descriptors to keep open until the attempt is over."""
         ...
 
     def ended(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> Ended | None:
-        """How it ended once no process of it is left, None while one lives."""
+        """Return how it ended once none of its processes is left, None while one is alive."""
         ...
 
     def terminate(self, identity: ProcessIdentity) -> None:
-        """Ask the whole tree to end: TERM, grace, KILL. Returns at once; `ended` tells when it is done."""
+        """Ask the whole tree to end: TERM, grace, KILL. Returns at once; `ended` reports when it is done."""
         ...
 
     def abandon(self, attempt: AttemptDirectory) -> None:
-        """Kill what runs in the directory of an attempt whose launch was never recorded."""
+        """Kill the processes of an attempt whose launch was never recorded."""
         ...
 
 
@@ -74,7 +74,7 @@ class WardenLauncher:
         try:
             child = subprocess.Popen(
                 [*warden, *command.argv],
-                cwd="/",  # the trainer's own directory may have gone; the warden says so in the log
+                cwd="/",  # the trainer's directory may be gone; the warden reports that in the log
                 env={**os.environ, **command.env, MARKER: str(attempt.path)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -118,7 +118,7 @@ class WardenLauncher:
             _send(stray, signal.SIGKILL)
 
     def _insist(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> None:
-        """A warden that cannot finish its work (frozen, or swapped out) is ended with its whole tree."""
+        """Kill a warden that cannot finish its work (frozen or swapped out), with its whole tree."""
         asked = self._asked.get(identity.pid)
         if asked is not None and time.monotonic() - asked > 2 * self._grace + _PROOF_SECONDS:
             for survivor in [*marked_processes(attempt), identity]:
@@ -126,7 +126,7 @@ class WardenLauncher:
 
 
 def read_exit(attempt: AttemptDirectory) -> Ended | None:
-    """The warden's record of how the attempt ended, None when there is none (yet)."""
+    """Return the warden's record of how the attempt ended, None if there is none (yet)."""
     try:
         text = attempt.exit.read_bytes()
         return codec.from_json(
@@ -137,7 +137,7 @@ def read_exit(attempt: AttemptDirectory) -> Ended | None:
 
 
 def marked_processes(attempt: AttemptDirectory) -> list[ProcessIdentity]:
-    """Every living process that inherited the attempt's mark, wherever it moved."""
+    """Return every live process that inherited the attempt's marker, in any session or process group."""
     mark = f"{MARKER}={attempt.path}".encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -153,7 +153,7 @@ def marked_processes(attempt: AttemptDirectory) -> list[ProcessIdentity]:
 
 
 def _send(identity: ProcessIdentity, number: signal.Signals) -> None:
-    """Signal this very process and no other that may have got its pid since."""
+    """Signal exactly this process, never another one that has reused its pid."""
     try:
         descriptor = os.pidfd_open(identity.pid)
     except OSError:
@@ -168,7 +168,7 @@ def _send(identity: ProcessIdentity, number: signal.Signals) -> None:
 
 
 def _script(command: Command) -> str:
-    """The command as a file that a person can read and run; secrets are never in it."""
+    """Return the command as a readable, runnable script; it never contains secrets."""
     return f"#!/bin/sh\ncd {shlex.quote(command.cwd)} || exit\n{command.shell()}\n"
 
 
@@ -178,10 +178,10 @@ _LARGEST_LOG = 64 * 1024 * 1024
 
 
 def hide_secrets(log: Path) -> None:
-    """Rewrite the log of an attempt that is over if it holds a secret: known token shapes, and our environment's own.
+    """Hide secrets in the log of an attempt that is over: known token patterns, and secrets from our environment.
 
-    While the attempt runs the trainer writes the file directly, so that every watcher may die; until then it is only
-    protected by the directory's mode. A log without secrets is left as it is.
+    The trainer writes the log directly, so that it survives every watcher. Until the attempt is over, only the mode of
+    the directory protects the log. A log without secrets is left as it is.
     """
     try:
         if log.stat().st_size > _LARGEST_LOG:
@@ -200,7 +200,7 @@ def hide_secrets(log: Path) -> None:
 
 
 def _overwrite(log: Path, text: str) -> None:
-    """In place, for a full disk: a log with its secrets hidden is no longer than before."""
+    """Overwrite the log in place, for a full disk: hiding secrets rarely makes a log longer."""
     with log.open("r+b") as file:
         file.write(text.encode("utf-8", errors="surrogateescape"))
         file.truncate()

@@ -21,10 +21,10 @@ from wan_train.run.scheduler import GpuView, why_waiting
 from wan_train.run.state import JobState, RunState
 
 EVERY_SECONDS = 10.0
-"""Between two samples of a GPU. What happens between them is not seen: a peak of memory may be higher."""
+"""Between two samples of a GPU. A short memory peak between two samples is not seen."""
 
 MOST_LINES = 8000
-"""Two GPUs for eleven hours. A file with more is thinned to half of it."""
+"""Two GPUs for eleven hours. A longer file is thinned to half of this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class GpuSample:
 
 
 class GpuHistory:
-    """Appends samples. Nothing depends on them, so nothing is flushed and a damaged line is passed over later."""
+    """Appends samples. Nothing depends on them, so nothing is flushed, and readers skip damaged lines."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -67,7 +67,7 @@ class GpuHistory:
 
 
 def read_gpu_history(path: Path) -> tuple[GpuSample, ...]:
-    """All samples in order of time; what is damaged is left out, and a file that is not there holds none."""
+    """Return all samples in order of time. Damaged lines are skipped, and a missing file has no samples."""
     try:
         samples: list[GpuSample] = codec.read_lines(path, GpuSample)
     except OSError:
@@ -80,7 +80,7 @@ def _is_finite(sample: GpuSample) -> bool:
 
 
 def thinned(samples: Sequence[GpuSample], most: int) -> tuple[GpuSample, ...]:
-    """At most about `most` samples over the same time: of neighbours the one with the most memory in use stays."""
+    """Return about `most` samples over the same time: of neighbours, the one with the most memory in use stays."""
     by_gpu: dict[str, list[GpuSample]] = defaultdict(list)
     for sample in samples:
         by_gpu[sample.uuid].append(sample)
@@ -108,12 +108,12 @@ class Live:
     gpus: tuple[Gpu, ...] = ()
     gpu_problem: str | None = None
     taken: Mapping[str, str] = field(default_factory=dict)
-    """Who else of wan-train holds a GPU, by its UUID: `run 20261122-141500-dog`."""
+    """Other wan-train runs or processes that hold a GPU, by its UUID: `run 20261122-141500-dog`."""
     progress: Mapping[str, Progress] = field(default_factory=dict)
     waiting: Mapping[str, str] = field(default_factory=dict)
     disk_free_bytes: int | None = None
     price_problem: str | None = None
-    """Why the provider of the box did not say what it costs."""
+    """Why the provider of the box reported no price."""
 
 
 def write_live(run: RunDirectory, live: Live) -> None:
@@ -127,11 +127,11 @@ def read_live(run: RunDirectory) -> Live | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """What one round of the supervisor saw, beside the state that it led to. Mappings are by step id."""
+    """What one round of the supervisor saw, in addition to the resulting state. Mappings are by step id."""
 
     views: Sequence[GpuView]
     blocked: Mapping[str, str]
-    """Steps that the look at their caches keeps back, and why."""
+    """Steps that the check of their caches holds back, and why."""
     not_launched: Mapping[str, str] = field(default_factory=dict)
     """Steps that were due and could not be launched, and why."""
     progress: Mapping[str, Progress]
@@ -140,7 +140,7 @@ class Round:
 
 
 class Observations:
-    """Writes; decides nothing, and nothing depends on it. A full disk is dealt with where the journal is written."""
+    """Writes observations, on which nothing depends. A full disk is handled where the journal is written."""
 
     def __init__(self, run: RunDirectory, plan: Plan, clock: Clock) -> None:
         self._run = run
@@ -175,7 +175,7 @@ class Observations:
                 self._history.append(samples)
 
     def _samples(self, state: RunState, pool: GpuPool, now: float) -> tuple[GpuSample, ...]:
-        """The GPUs that steps of this run are on. CPU slots measure nothing."""
+        """Return samples of the GPUs that run this run's steps. CPU slots have no measurements."""
         if self._plan.devices is Devices.CPU_SLOTS:
             return ()
         found = []

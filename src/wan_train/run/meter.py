@@ -1,8 +1,8 @@
-"""What a run has cost so far: its whole time, waiting too, over all attempts, at the price of each hour.
+"""What a run has cost so far: all its time over all attempts, including waiting, at the price of each hour.
 
-A run pays from the moment that its first supervisor takes it over until it is over, and again once it is resumed. Time
-in which nothing of it was alive (the box was off, the supervisor dead) costs nothing. Runs that are alive on one box at
-the same moment share its price equally.
+A run pays from when its first supervisor takes it over until it is over, and again once it is resumed. Time in which
+none of its processes was alive (the box was off, or they died) costs nothing. Runs that are alive on one box at
+the same time share its price equally.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meter:
-    """Dollars and seconds counted until `since`; None while nothing is counted.
+    """Dollars and seconds counted until `since`, which is None while the meter is stopped.
 
-    `unpriced` seconds were counted since the supervisor began and before any price was known: the first price holds for
+    `unpriced` seconds were counted since the supervisor started, without a known price. The first price applies to
     them too.
     """
 
@@ -37,7 +37,7 @@ class Meter:
         return None if self.per_hour is None else self.per_hour / self.runs / _HOUR
 
     def at(self, now: float) -> Meter:
-        """The meter at a later moment; a wall clock that was set back counts nothing."""
+        """Return the meter at a later moment. A wall clock that was set back adds nothing."""
         if self.since is None:
             return self
         passed = max(0.0, now - self.since)
@@ -55,7 +55,7 @@ class Meter:
         return None if self.per_hour is None else self.at(now).dollars
 
     def started(self, now: float, *, idle_since: float | None) -> Meter:
-        """Counting from `now`; where it was counting already, the time since `idle_since` is left out."""
+        """Return the meter, counting from `now`. If it was already counting, the time since `idle_since` is omitted."""
         before = self if self.since is None else self.at(now if idle_since is None else min(now, idle_since))
         return replace(before, since=now, unpriced=0.0)
 
@@ -65,7 +65,7 @@ class Meter:
     def priced(
         self, now: float, *, per_hour: float, source: PriceSource, runs: int, rental_ends: float | None
     ) -> Meter:
-        """The meter with the price that holds from `now` on, and for what was counted without one."""
+        """Return the meter with a price that applies from `now` on, and to the time counted without one."""
         until = self.at(now)
         priced = replace(until, per_hour=per_hour, source=source, runs=max(1, runs), rental_ends=rental_ends)
         return replace(

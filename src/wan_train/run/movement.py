@@ -20,7 +20,7 @@ from wan_train.run.plan import Plan, Step
 from wan_train.run.state import Job
 
 SETTLED, SETTLING = 0.005, 0.05
-"""Movement over a tenth of the training; the guide's schedule is below these after epochs 60 and 40 of 100."""
+"""Movement over a tenth of the training. The guide's schedule falls below these after epochs 60 and 40 of 100."""
 _LAST_SECONDS = 60.0
 _LOWEST_PRIORITY = 19
 
@@ -34,7 +34,7 @@ class Learning(StrEnum):
 
 
 def learning(movement: MovementMeasured, total_epochs: int) -> Learning:
-    """States are saved at any interval, so the movement is taken for a tenth of the training's epochs."""
+    """Classify a movement. Intervals between states vary, so it is scaled to a tenth of the training's epochs."""
     pace = movement.relative * (total_epochs / 10) / (movement.epoch - movement.since_epoch)
     if pace <= SETTLED:
         return Learning.SETTLED
@@ -52,7 +52,7 @@ class _Pair:
 
 
 class MovementMeter:
-    """Compares the two newest states of a training in a thread of the lowest priority."""
+    """Compares the two newest states of a training, in a thread of the lowest priority."""
 
     def __init__(self, run: RunDirectory, plan: Plan, now: Callable[[], float]) -> None:
         self._run = run
@@ -69,7 +69,7 @@ class MovementMeter:
         attempt = job.attempt
         if attempt is None:
             return
-        # An attempt that began anew leaves the later states of the one before on disk: those are not its own past.
+        # When an attempt resumes from an older state, later states are still on disk. They are not part of its past.
         states = {
             state.epochs_done: state
             for state in saved_states(self._run, self._plan, step, job)
@@ -97,7 +97,7 @@ class MovementMeter:
         self._wanted.put(_Pair(step=step.id, since_epoch=since, epoch=epoch, earlier=earlier, later=later, files=files))
 
     def take(self, *, wait: bool = False) -> Iterator[MovementMeasured]:
-        """What was measured since the last call. `wait` is for the end of a run, when nothing else is left to do."""
+        """Yield what was measured since the last call. `wait` is for the end of a run, when all else is done."""
         while self._waiting:
             try:
                 found = self._measured.get(block=wait, timeout=_LAST_SECONDS)

@@ -21,10 +21,10 @@ from wan_train.run.progress import read_tail
 def judge(
     step: Step, attempt: AttemptDirectory, ended: Exit, *, final_lora: Path, out_of_ram: bool
 ) -> Diagnosis | None:
-    """Why the attempt did not succeed, None when the LoRA it had to leave behind is there, whole and finite.
+    """Return why the attempt failed, None if the LoRA it had to leave is there, complete and finite.
 
-    What caching left is judged where it is known which caches were wanted: `CacheManager.conclude`.
-    `out_of_ram`: the kernel killed something of this container for lack of memory while the attempt ran.
+    `CacheManager.conclude` judges caching, as it knows which caches were needed.
+    `out_of_ram`: the kernel killed a process of this container for lack of memory while the attempt ran.
     """
     match ended:
         case Exited(code=0):
@@ -34,7 +34,7 @@ def judge(
         case Signaled() as signaled:
             return _out_of_ram() if out_of_ram and signaled.signal == signal.SIGKILL else died(signaled.name, None)
         case Lost(reason=reason):
-            # Nobody saw its end, so its files decide. The final LoRA is the last thing a trainer writes.
+            # Its exit was not recorded, so its files decide. The final LoRA is the last thing a trainer writes.
             if step.kind is not StepKind.TRAIN or judge_lora(final_lora) is not None:
                 return Diagnosis(
                     cause=Cause.LOST, meaning=f"the trainer is gone: {reason}", advice="It is started again."
@@ -92,7 +92,7 @@ def judge_lora(path: Path) -> Diagnosis | None:
 
 
 def with_limits(diagnosis: Diagnosis) -> Diagnosis:
-    """The diagnosis with the limit's value on this box, where it is of one."""
+    """Return the diagnosis; if a limit caused it, with that limit's value on this box."""
     match diagnosis.cause:
         case Cause.PROCESS_LIMIT:
             told = _processes()

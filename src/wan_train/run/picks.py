@@ -1,4 +1,4 @@
-"""The epochs that a person chose among the kept LoRAs: named, verified, and put beside the results."""
+"""The epochs the user picked from the kept LoRAs: verified, named, and placed beside the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wan_train.run.results import loras_of, put
 from wan_train.run.state import RunState
 
 _MOST_NAMED = 12
-"""Epochs that a message lists."""
+"""The most epochs that a message lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Epochs:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`60`, or `60:40` for the high-noise expert's epoch 60 and the low-noise expert's 40.
+        """Parse `60`, or `60:40` for the high-noise expert's epoch 60 and the low-noise expert's 40.
 
         Raises BadInputError.
         """
@@ -61,7 +61,7 @@ class Epochs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PickedLora:
-    """A chosen LoRA under its own name; `source` is the file it was chosen from."""
+    """A picked LoRA under its own name; `source` is the original file."""
 
     expert: Expert
     epoch: int
@@ -73,7 +73,7 @@ class PickedLora:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pick:
-    """One choice. `at` is seconds since 1970."""
+    """One pick. `at` is seconds since 1970."""
 
     at: float
     epochs: Epochs
@@ -81,7 +81,7 @@ class Pick:
 
 
 def read_picks(run: RunDirectory) -> tuple[Pick, ...]:
-    """Every choice, the newest last. Raises CorruptRecordError."""
+    """Return every pick, newest last. Raises CorruptRecordError."""
     try:
         text = run.picked.read_bytes()
     except FileNotFoundError:
@@ -90,10 +90,10 @@ def read_picks(run: RunDirectory) -> tuple[Pick, ...]:
 
 
 def pick(run: RunDirectory, plan: Plan, state: RunState, epochs: Epochs, now: float) -> tuple[Pick, bool]:
-    """Put the LoRAs of these epochs beside the results and record the choice; False if it was recorded before.
+    """Place the LoRAs of these epochs beside the results and record the pick; False if it was recorded before.
 
-    No file is replaced: another choice has other names. Raises BadInputError, with everything that is wrong, for LoRAs
-    that are missing, incomplete or not finite, and for a foreign file under one of the names.
+    No file is replaced: each pick has its own names. Raises BadInputError that lists every LoRA that is missing,
+    incomplete or not finite, and BadInputError if another file has one of the names.
     """
     sources = _sources(run, plan, state, epochs)
     try:
@@ -101,7 +101,7 @@ def pick(run: RunDirectory, plan: Plan, state: RunState, epochs: Epochs, now: fl
             known = read_picks(run)
             files = tuple(_place(run, step, epochs, source) for step, source in sources.items())
             for earlier in known:
-                # Paths differ after a run directory was moved.
+                # Compare hashes, because paths change when a run directory is moved.
                 if earlier.epochs == epochs and [f.sha256 for f in earlier.files] == [f.sha256 for f in files]:
                     return earlier, False
             made = Pick(at=now, epochs=epochs, files=files)
@@ -144,7 +144,7 @@ def _sources(run: RunDirectory, plan: Plan, state: RunState, epochs: Epochs) -> 
 
 
 def offer(run: RunDirectory, there: Mapping[Expert, Mapping[int, Path]]) -> str:
-    """What can be picked in a run, for a hint."""
+    """Return a hint that lists what can be picked in a run."""
     kept = {expert: sorted(epochs) for expert, epochs in there.items()}
     if not any(kept.values()):
         return "The run has no LoRA yet. Keep one every 10 epochs with: wan-train --save-every 10"
@@ -177,7 +177,7 @@ def _fault(source: Path) -> str | None:
 
 
 def _place(run: RunDirectory, step: Step, epochs: Epochs, source: Path) -> PickedLora:
-    """The chosen LoRA under its own name, whole from its first moment; an equal file that is there already counts."""
+    """Place the picked LoRA under its own name, atomically. An identical file that already exists counts."""
     assert step.expert is not None, "only trainings have LoRAs"
     suffix = str(epochs).replace(":", "-")
     target = checkpoints.lora_file(run.path, f"{step.produces}_picked-{suffix}")

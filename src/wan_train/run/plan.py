@@ -34,7 +34,7 @@ CACHE_KINDS: Mapping[StepKind, CacheKind] = {
     StepKind.CACHE_LATENTS: CacheKind.LATENTS,
     StepKind.CACHE_TEXT: CacheKind.TEXT,
 }
-"""In the order of their steps: latents take longer."""
+"""In step order: latents first, as they take longer."""
 
 CACHING_STEPS: Mapping[StepKind, str] = {
     StepKind.CACHE_LATENTS: "cache-latents",
@@ -64,24 +64,24 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetFacts:
-    """What will be trained, counted. `cached_items` is by cache directory: files that caching must leave there."""
+    """Counts of the training data. `cached_items`: by cache directory, the files that caching must leave there."""
 
     source: Path
     items: int
     captions: int
     repeats: int | None
-    """Items times their repeats: what one epoch sees. None where the length of a video is unknown."""
+    """Items times their repeats: what one epoch sees. None if the length of a video is unknown."""
     batches_per_epoch: int | None
     cached_items: Mapping[str, int]
     has_videos: bool = False
     caches: Mapping[str, CacheNeed] = field(default_factory=dict)
-    """By step id. Looked at again before anything is made: what counts is what is there then."""
+    """By step id, when planned. Caches are checked again before any are made, and only that check counts."""
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskNeed:
-    """Bytes this run will write at most, by what for."""
+    """The most bytes this run will have on disk, by purpose."""
 
     caches: int
     states: int
@@ -94,7 +94,7 @@ class DiskNeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Samples made while it trains: of each prompt one every `every_epochs`, and one before the first step.
+    """Samples made during training: one per prompt every `every_epochs`, and with `at_first` before the first step.
 
     The trainer reads the run's own copy of the prompts; `source` is the file they came from.
     """
@@ -106,7 +106,7 @@ class Sampling:
 
 
 class QuoteBasis(StrEnum):
-    """Where the speed comes from that a quote rests on."""
+    """The source of a quote's speed."""
 
     RUNS = "runs"
     """Trainings on this box."""
@@ -116,12 +116,12 @@ class QuoteBasis(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quote:
-    """What was said before the start: seconds from the start of the run to its end, and on what they rest.
+    """The estimate shown before the start: seconds from the start of the run to its end, and their basis.
 
-    `measured` is when the seconds of a batch were; `scaled_from` are the sizes that they were measured with, where
-    these are others. `without` names what was never timed and is not in it. It would be `least` and `most` seconds with
-    the quickest and the slowest of several `trainings` with the same work, where they differ much. `after_steps` are
-    those seconds after a training's last step: saving, and the trainer's end.
+    `measured` is when the seconds per batch were measured; `scaled_from` are the sizes used then, if others. `without`
+    names parts that were never timed and are not included. `least` and `most` are the seconds with the quickest and
+    the slowest of several `trainings` of the same work, if they differ much. `after_steps` are the seconds after a
+    training's last step: saving, and the trainer's exit.
     """
 
     seconds: float
@@ -151,25 +151,25 @@ class Plan:
     steps: tuple[Step, ...]
     devices: Devices
     gpu_uuids: tuple[str, ...]
-    """GPUs this run may use: those that `--gpus` and an inherited CUDA_VISIBLE_DEVICES left when it was planned."""
+    """GPUs this run may use: those that `--gpus` and an inherited CUDA_VISIBLE_DEVICES allowed when it was planned."""
     gpus_named: bool = True
-    """They were named by one of the two; otherwise they were all that the box had."""
+    """Whether one of the two named them; otherwise they were all GPUs of the box."""
     dataset: DatasetFacts
     state_every_epochs: int
     ends: Mapping[str, int] = field(default_factory=dict)
-    """By the value of Expert, the epoch after which it ends; only of those that end before their schedule does."""
+    """The epoch after which each expert ends, by the value of Expert; only for those that end before their schedule."""
     keep_every_epochs: int | None
     """Epochs between LoRAs the user asked to keep, None when only the finished one is wanted."""
     choices: tuple[Choice, ...] = ()
     disk: DiskNeed
     speed_key: str = ""
-    """The sizes under which this box remembers the seconds of a batch; in plans of older versions, everything."""
+    """The sizes under which this box stores the seconds per batch; in older plans, everything they depend on."""
     batch_cost: float | None = None
-    """Of a mean batch, by which speeds of other sizes are scaled. None while unknown, and in older plans."""
+    """The cost of a mean batch, which scales speeds of other sizes. None while unknown, and in older plans."""
     quote: Quote | None = None
-    """None where nothing like it was measured."""
+    """None if nothing similar was measured."""
     tuned: Tuned | None = None
-    """The speed that `wan-train tune` measured of these settings; None where it did not."""
+    """The speed that `wan-train tune` measured for these settings; None if it did not."""
     stagger: bool = False
     """Two experts must not load their weights at the same time: RAM holds only one copy."""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -193,20 +193,20 @@ class Plan:
         return max(self.epochs_of(spec.expert) for spec in self.recipe.experts)
 
     def epochs_of(self, expert: Expert | None) -> int:
-        """The epochs that one expert is trained for; of a step without one, the most."""
+        """Return the epochs that one expert is trained for; without an expert, the most of any."""
         return self.epochs if expert is None else self.ends.get(expert.value, self.schedule_epochs_of(expert))
 
     def schedule_epochs_of(self, expert: Expert) -> int:
-        """The epochs that the schedule of one expert is made for: more than it is trained for where it ends early."""
+        """Return the epochs of one expert's schedule. They exceed the trained epochs if it ends early."""
         return self.training(expert).max_train_epochs
 
     def steps_of(self, expert: Expert) -> int | None:
-        """Optimizer steps that one expert is trained for; None where the length of a video is unknown."""
+        """Optimizer steps that one expert is trained for; None if the length of a video is unknown."""
         each = self.steps_per_epoch(expert)
         return each * self.epochs_of(expert) if each is not None else None
 
     def steps_per_epoch(self, expert: Expert) -> int | None:
-        """Optimizer steps of one epoch, by the trainer's arithmetic; None where the length of a video is unknown."""
+        """Optimizer steps of one epoch, by the trainer's arithmetic; None if the length of a video is unknown."""
         return steps_per_epoch(self.training(expert), self.dataset.batches_per_epoch)
 
     def batches_of_step(self, expert: Expert) -> int:
@@ -215,7 +215,7 @@ class Plan:
 
 
 def result_name(title: str, task: Task, expert: Expert, trainer: TrainerTraits) -> str:
-    """The finished LoRA's name without extension; a rehearsal's can never be mistaken for a real one."""
+    """Return the finished LoRA's name without extension. A prefix marks the LoRA of a rehearsal."""
     match task:
         case Task.T2V:
             name = f"WAN2.2-{expert.label}_{title}"

@@ -1,4 +1,4 @@
-"""A request, the plan that follows from it, and the run directory of the plan."""
+"""Turn a request into a plan, and write the plan's run directory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from wan_train.run.tuning import tuning_for
 
 
 def stand_ins(recipe: Recipe) -> ModelPaths:
-    """Names for the models that the rehearsal trainer makes itself: it needs no files."""
+    """Return placeholder paths: the rehearsal trainer makes its models itself and needs no files."""
     return ModelPaths(
         vae=Path("stand-in-vae"),
         t5=Path("stand-in-t5"),
@@ -63,7 +63,7 @@ def find_models(recipe: Recipe, trainer_dir: Path) -> ModelPaths:
 
 
 def check_models(models: ModelPaths) -> str | None:
-    """The DiT's element type; raises NotReadyError that names every missing or damaged model file."""
+    """Return the DiT's element type; raises NotReadyError that names every missing or damaged model file."""
     problems = []
     dtypes: dict[str, str | None] = {}
     for path in (models.vae, models.t5, *models.dit.values()):
@@ -94,7 +94,7 @@ def check_models(models: ModelPaths) -> str | None:
 
 
 def usable_gpus(reading: GpuReading, gpus: str | None, visible: str | None) -> tuple[Gpu, ...]:
-    """The GPUs this run may use; raises BadInputError for an unknown one, NotReadyError when there is none."""
+    """Return the GPUs this run may use; raises BadInputError for an unknown one, NotReadyError if there is none."""
     chosen = choose(reading, gpus, visible)
     if not chosen:
         raise NotReadyError(
@@ -106,27 +106,27 @@ def usable_gpus(reading: GpuReading, gpus: str | None, visible: str | None) -> t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Everything a plan is made from, checked as far as it can be on its own. `recipe` is before adaptation."""
+    """Everything a plan is made from. Each part is checked on its own. `recipe` is not adapted yet."""
 
     answers: Answers
     recipe: Recipe
     trainer: Trainer
     inventory: Inventory
-    """What the dataset holds, with the cache folders that this run uses; nothing in it stops a training."""
+    """The contents of the dataset and the cache folders of this run. It has no problem that stops a training."""
     dataset_to_write: NewConfig | None = None
     """The dataset.toml that starting the run creates."""
     prompts: tuple[SamplePrompt, ...]
-    """Of the samples to make while it trains, as the user's file has them; empty for none."""
+    """The prompts of samples made during training, as in the user's file; empty for none."""
     preview_prompts: tuple[SamplePrompt, ...] = ()
-    """To be drawn with both LoRAs at the end; empty for none."""
+    """The prompts to draw with both LoRAs at the end; empty for none."""
     notes: tuple[str, ...] = ()
-    """What a person should know of the cache folders."""
+    """Notes for the user about the cache folders."""
     devices: Devices
     usable: tuple[Gpu, ...]
     measurements: tuple[Measurement, ...] = ()
     """What `wan-train tune` measured on this kind of card with this software."""
     gpus_named: bool
-    """`--gpus` or CUDA_VISIBLE_DEVICES said which GPUs are usable."""
+    """Whether `--gpus` or CUDA_VISIBLE_DEVICES named the usable GPUs."""
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def counted(self) -> DatasetSummary:
@@ -141,10 +141,10 @@ def make_plan(
     paid_seconds: float | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Plan:
-    """The plan for a run directory, which need not exist yet. Nothing is written.
+    """Return the plan for a run directory, which need not exist yet. Nothing is written.
 
-    Everything that can be checked before a GPU is touched is checked; raises every problem with its exit code.
-    `paid_seconds` are those that a budget pays for; `say` announces checks that take seconds.
+    It checks everything that can be checked without using a GPU, and raises problems with their exit code.
+    `paid_seconds` is how long a budget lasts; `say` announces checks that take seconds.
     """
     trainer, inventory, counted = request.trainer, request.inventory, request.counted()
     for spec in request.recipe.experts:
@@ -174,7 +174,7 @@ def make_plan(
     }
     cost = batch_cost(counted)
     seconds_per_batch = _seconds_per_batch(run, request, recipe, cost)
-    # One cadence for both experts: the shorter one.
+    # Both experts use the same interval: the shorter one.
     state_every = min(
         state_every_epochs(
             missing=trained,
@@ -230,7 +230,7 @@ def make_plan(
 
 
 def _steps(recipe: Recipe, counted: DatasetSummary) -> dict[Expert, int]:
-    """Optimizer steps of each expert, as if a dataset of clips of unknown length had one batch an epoch."""
+    """Return the optimizer steps of each expert. Clips of unknown length count as one batch per epoch."""
     return {
         spec.expert: (steps_per_epoch(spec.training, counted.batches_per_epoch) or 1) * spec.training.max_train_epochs
         for spec in recipe.experts
@@ -238,7 +238,7 @@ def _steps(recipe: Recipe, counted: DatasetSummary) -> dict[Expert, int]:
 
 
 def _seconds_per_batch(run: RunDirectory, request: Request, recipe: Recipe, cost: float | None) -> float:
-    """As measured on this box, else a first guess; of experts with different settings, the slower one's."""
+    """Return the speed measured on this box, else a first guess. If the experts differ, the slower one's."""
     speeds, card, trainer = read_speeds(run.path.parent), request.usable[0].name, request.trainer
     found = [
         expected(speeds, key_of(trainer, StepKind.TRAIN, spec.training, card=card, at_once=1), cost=cost or 0, units=1)
@@ -254,7 +254,7 @@ def machine_of(trainer: Trainer, gpus: Sequence[Gpu], dit_dtype: str | None) -> 
             Card(name=gpu.name, total_bytes=gpu.total_bytes, compute_capability=gpu.compute_capability) for gpu in gpus
         ),
         cpus=cpus(),
-        # The rehearsal trainer takes every choice and computes with its own attention.
+        # The rehearsal trainer accepts every choice and uses its own attention.
         has_xformers=not trainer.is_real or trainer.has_package("xformers"),
         has_flash=not trainer.is_real or trainer.has_package("flash_attn"),
         dit_dtype=dit_dtype,
@@ -271,7 +271,7 @@ def _facts(
     for found in inventory.subsets:
         captioned = {item.path.stem for item in found.items if item.caption_path is not None}
         is_video = found.subset.kind is MediaKind.VIDEO
-        # Short clips leave no cache, so of videos only the existence of some is certain.
+        # Short clips leave no cache, so for videos only one cache is expected.
         cached[str(found.subset.cache_directory)] = min(1, len(captioned)) if is_video else len(captioned)
     return DatasetFacts(
         source=inventory.config.path,
@@ -287,13 +287,13 @@ def _facts(
 
 
 def _bytes_to_make(counted: DatasetSummary, caching: Mapping[CacheKind, CacheNeed]) -> int:
-    """Bytes of the caches that are not there yet, as if all were of one size."""
+    """Return the bytes of the missing caches, as if all had the same size."""
     whole = {CacheKind.LATENTS: counted.latent_bytes, CacheKind.TEXT: counted.text_bytes}
     return int(sum(whole[kind] * need.make / max(1, need.items) for kind, need in caching.items()))
 
 
 def _keep_every(recipe: Recipe) -> int | None:
-    """Epochs between LoRAs that somebody asked for: the shipped recipe's own value is no wish."""
+    """Return the epochs between the LoRAs the user asked for. The shipped recipe's own value does not count."""
     asked = [
         spec.training.save_every_n_epochs
         for spec in recipe.experts
@@ -303,10 +303,10 @@ def _keep_every(recipe: Recipe) -> int | None:
 
 
 def _must_stagger(trainer: Trainer, recipe: Recipe, models: ModelPaths) -> bool:
-    """Whether two trainers that load at once would fill the RAM.
+    """Whether two trainers that load at the same time would fill the RAM.
 
-    With swapped blocks the whole file is read into RAM and cast there (both versions); without, it goes to the GPU
-    tensor by tensor.
+    With swapped blocks, the whole file is read into RAM and cast there (both versions). Without them, it goes to the
+    GPU tensor by tensor.
     """
     swaps = any(spec.training.blocks_to_swap for spec in recipe.experts)
     if not trainer.is_real or not swaps or len(models.dit) < 2:  # two experts
@@ -320,9 +320,9 @@ def _environment(request: Request) -> Mapping[str, str]:
 
 
 def write_run(request: Request, plan: Plan, settings: Settings) -> RunDirectory:
-    """A new run directory with everything a supervisor needs. Nothing runs yet.
+    """Create a run directory with everything a supervisor needs. Nothing runs yet.
 
-    It has the name that the plan was shown with, unless another run took that in the meantime.
+    It has the name that the plan was shown with, unless another run has taken it.
     """
     run = create(settings.runs, request.answers.title, now=plan.created)
     try:
@@ -339,7 +339,7 @@ def write_run(request: Request, plan: Plan, settings: Settings) -> RunDirectory:
 
 
 def write_inputs(run: RunDirectory, plan: Plan, request: Request) -> None:
-    """What the commands of a plan read: the dataset, accelerate's settings, the samples' prompts and pictures."""
+    """Write what a plan's commands read: the dataset, accelerate's settings, the samples' prompts and pictures."""
     if plan.samples is not None:
         write_samples(run, plan.samples, request.prompts)
     if request.preview_prompts:
@@ -350,7 +350,7 @@ def write_inputs(run: RunDirectory, plan: Plan, request: Request) -> None:
 
 
 def _dataset_files(inventory: Inventory, run: RunDirectory) -> dict[Path, str]:
-    """The run's own dataset.toml, and before it the lists that it names in place of the user's jsonl files."""
+    """Return the run's own dataset.toml, after the lists that it names in place of the user's jsonl files."""
     files: dict[Path, str] = {}
     subsets = []
     for found in inventory.subsets:

@@ -1,4 +1,4 @@
-"""The price of an hour now: asks Vast during the run, and counts the runs that share the box."""
+"""The current price per hour: asks Vast during the run, and counts the runs that share the box."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from wan_train.run.events import PriceSet
 from wan_train.run.meter import Meter
 
 _ASK_SECONDS = 600.0
-"""A host may change the end of a rental, and another renter the lowest bid, at any time."""
+"""At any time, a host may change the end of a rental, and another renter may change the lowest bid."""
 _COUNT_SECONDS = 5.0
 _PAYS = "meter-"
 
 
 def runs_that_pay(room: LeaseRoom) -> int:
-    """The runs that are alive on this box and share its price. Raises NotReadyError."""
+    """Return the number of live runs on this box, which share its price. Raises NotReadyError."""
     return len(room.holders(_PAYS))
 
 
 class PriceWatch:
-    """Looks; nothing depends on it, and nothing waits for it."""
+    """Watches the price without blocking: nothing waits for it."""
 
     def __init__(
         self, run_id: str, room: LeaseRoom, settings: Settings, clock: Clock, environ: Mapping[str, str]
@@ -41,13 +41,13 @@ class PriceWatch:
         self._next_count = 0.0
         self._runs = 1
         self.problem: str | None = None
-        """Why Vast did not say what the box costs."""
+        """Why Vast reported no price."""
         self._share: Lease | None = None
-        with suppress(NotReadyError):  # then this run counts for nobody but itself
+        with suppress(NotReadyError):  # then other runs do not count this one
             self._share = room.try_take(f"{_PAYS}{run_id}", LeaseHolder(run_id=run_id))
 
     def look(self, meter: Meter) -> PriceSet | None:
-        """The price from now on, where it is another than the meter's. A price given earlier stays until a new one."""
+        """Return the price from now on if it differs from the meter's. A given price holds until another is given."""
         self._ask()
         self._count()
         earlier = meter.per_hour if meter.source is PriceSource.GIVEN else None

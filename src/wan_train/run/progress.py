@@ -1,4 +1,4 @@
-"""How far a running attempt is, from its log: positions, recent speed, time to go."""
+"""The progress of a running attempt, from its log: position, recent speed, ETA."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _WINDOW_LOOKS = 120
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where an attempt stands. `seconds_per_step` is recent, not the whole run's; `eta_seconds` follows from it.
+    """The progress of an attempt. `seconds_per_step` is recent, not the whole run's; `eta_seconds` follows from it.
 
-    `epochs` and `steps` are those after which it ends, counted over all attempts.
+    The attempt ends after `epochs` and `steps`, counted over all attempts.
 
-    `loss` is the trainer's own moving average, None while unknown or not finite (`loss_is_finite` tells which).
+    `loss` is the trainer's own moving average, None while unknown or not finite (`loss_is_finite` says which).
     """
 
     stage: str | None = None
@@ -53,37 +53,37 @@ class Progress:
 
 @dataclass(slots=True)
 class ProgressTracker:
-    """Folds records of one attempt into its progress. `now` is monotonic seconds of whoever reads the log.
+    """Folds records of one attempt into its progress. `now` is the reader's monotonic time in seconds.
 
-    The trainer counts every attempt from zero; `epochs_before` of earlier attempts are added here.
+    The trainer counts every attempt from zero, so the `epochs_before` of earlier attempts are added here.
     """
 
     epochs_before: int = 0
     sample_every: int = 0
     """Epochs of this attempt between its samples, 0 for none."""
     ends_after: int | None = None
-    """The epoch, counted over all attempts, after which it is ended; None where its trainer ends by itself."""
+    """The epoch, counted over all attempts, after which it is ended; None if its trainer ends by itself."""
     schedule_epochs: int | None = None
-    """The trainer's own total of epochs, by its last word or as it was told."""
+    """The trainer's own total of epochs, as it last announced or as it was told."""
     announced_steps: int | None = None
     """The trainer's own total of steps, for all epochs of the schedule."""
     local_step: int | None = None
-    """The trainer's own count."""
+    """The newest step, by the trainer's own count."""
     newest_epoch: int | None = None
-    """The last one that began, counted over all attempts. It may come after the end: the trainer goes on meanwhile."""
+    """The last epoch that began, counted over all attempts. The trainer may run past the end until it is stopped."""
     progress: Progress = field(default_factory=Progress)
     finished_epochs: list[tuple[int, float | None]] = field(default_factory=list)
-    """Epochs (of all attempts) seen to end since the last `take_finished_epochs`, with the loss at their end."""
+    """Epochs that ended since the last `take_finished_epochs`, counted over all attempts, with their last loss."""
     had_finite_loss: bool = False
     """Whether any loss on the bar was a finite number."""
     _seen: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW_LOOKS))
-    """When which step was the newest, once for each look."""
+    """The time and newest step of each look."""
     _pause_since: float | None = None
     _pause: float | None = None
-    """How long the training waited for its samples the last time, in seconds."""
+    """How long the last samples paused the training, in seconds."""
 
     def add(self, records: Iterator[Record], now: float) -> None:
-        # Of the steps seen at one look only the newest counts, with the newest loss: not every bar shows one.
+        # Only the newest step of a look counts, with the newest loss seen: not every bar shows a loss.
         newest: StepRecord | None = None
         loss: float | None = None
         for record in records:
@@ -101,7 +101,7 @@ class ProgressTracker:
 
     @property
     def pause_seconds(self) -> float | None:
-        """How long the training waited for its samples the last time; None before that."""
+        """How long the last samples paused the training, in seconds; None before the first."""
         return self._pause
 
     def take_finished_epochs(self) -> list[tuple[int, float | None]]:
@@ -129,7 +129,7 @@ class ProgressTracker:
                 self.progress = _with(p, cached=done, stage=None)
             case Stage(words=words):
                 if words == MAKING_SAMPLES:
-                    # The time they take is no step's: the speed before them stands until there are two new looks.
+                    # Their time belongs to no step: the speed from before holds until there are two new looks.
                     self._seen.clear()
                     self._pause_since = now
                 self.progress = _with(p, stage=words)
@@ -164,13 +164,13 @@ class ProgressTracker:
         )
 
     def _end_pause(self, now: float) -> None:
-        # Within one look nothing can be measured: an adopted attempt's log is read again all at once.
+        # A pause within one look cannot be timed: an adopted attempt's log is read again all at once.
         if self._pause_since is not None and now > self._pause_since:
             self._pause = now - self._pause_since
         self._pause_since = None
 
     def _pauses(self) -> float:
-        """Seconds the training will yet wait for samples, if they take as long as the last time."""
+        """Return the seconds that samples will still take, if each round takes as long as the last one."""
         p = self.progress
         if not self.sample_every or self._pause is None or p.epoch is None or p.epochs is None:
             return 0.0
@@ -182,7 +182,7 @@ class ProgressTracker:
         return self.epochs_before * (steps // epochs) if epochs else 0
 
     def _until_end(self, steps: int) -> int:
-        """Of the trainer's total, the steps after which the attempt ends."""
+        """Return the steps after which the attempt ends, from the trainer's total."""
         epochs = self.schedule_epochs
         return steps if self.ends_after is None or not epochs else min(epochs, self.ends_after) * (steps // epochs)
 
@@ -213,7 +213,7 @@ class LogFollower:
 
 
 def read_tail(path: Path, size: int = 65_536) -> str:
-    """The end of a log as text; empty when there is none."""
+    """Return the end of a log as text, empty if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - size))

@@ -1,4 +1,4 @@
-"""The expected time of a run, from what the same work took on this box: a pure sum."""
+"""The expected time of a run, as a pure sum of times measured for the same work."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from wan_train.run.plan import Plan, Quote, QuoteBasis, StepKind
 from wan_train.run.speeds import SAME_COST, Expected, Speed, expected, item_cost, key_of, settings_text
 
 _AROUND_SECONDS = 1.0
-"""Before the first program and after the last: the supervisor starts, reads caches and GPUs, checks the results.
-Measured with the usual intervals on a box of two cores: 0.8 to 1.2."""
+"""Overhead before the first program and after the last: start the supervisor, read caches and GPUs, check results.
+Measured with the default intervals on a box with two cores: 0.8 to 1.2."""
 _RANGE = 0.1
-"""Trainings with the same work that differ by more than this are shown as a range."""
+"""If trainings with the same work differ by more than this fraction, the quote shows a range."""
 
 _Pick = Callable[[Sequence[float]], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cards:
-    """The cards that a run can begin on: the name of the first, how many are free, whether one holds both cachings."""
+    """The cards a run can start on: the first one's name, how many are free, whether one fits both caching steps."""
 
     name: str
     free: int
@@ -40,10 +40,10 @@ class _Known:
 
 
 def quote(plan: Plan, speeds: Sequence[Speed], cards: Cards) -> Quote | None:
-    """Seconds of the whole run, loading, caching, saving and samples included.
+    """Return the expected seconds of the whole run, including loading, caching, saving and samples.
 
-    A batch of these settings is as fast as in earlier trainings on this box, else as `tune` measured it (`plan.tuned`);
-    None where neither timed one. What else was never timed is left out and named. Waiting for a GPU is not in it.
+    The speed of a batch comes from earlier trainings on this box, else from `tune` (`plan.tuned`); None if neither
+    timed one. Other parts that were never timed are left out and named. Waiting for a GPU is not included.
     """
     found = _quoted(plan, speeds, cards, statistics.median)
     if found is None or found.trainings == 1:
@@ -97,7 +97,7 @@ def _training(
 
 
 def _tuned(plan: Plan, cost: float, spec: ExpertSpec) -> Expected | None:
-    """What `tune` measured, for an expert that has the settings of the first: those were measured."""
+    """Return the speed `tune` measured, if this expert has the first one's settings: `tune` measured those."""
     found = plan.tuned
     if found is None or settings_text(spec.training) != settings_text(plan.recipe.experts[0].training):
         return None
@@ -113,7 +113,7 @@ def _tuned(plan: Plan, cost: float, spec: ExpertSpec) -> Expected | None:
 
 
 def _scale(found: Tuned, cost: float) -> tuple[float, str | None]:
-    """By what the seconds of the measured bucket are multiplied for a mean batch, and its size where that matters."""
+    """Return the factor from the measured bucket's time to a mean batch's, and the bucket's size if the two differ."""
     if found.shape is None:
         return 1.0, None
     measured = found.batch_size * item_cost(found.shape.width, found.shape.height, found.shape.frames)
@@ -140,7 +140,7 @@ def _missing(plan: Plan, known: Sequence[_Known]) -> Iterator[str]:
 
 
 def _caching(plan: Plan, speeds: Sequence[Speed], cards: Cards, kind: StepKind, pick: _Pick) -> float | None:
-    """Seconds of one caching step, 0 where there is nothing to make; None where it was never timed."""
+    """Return the seconds of one caching step: 0 if there is nothing to make, None if it was never timed."""
     step = next((step for step in plan.steps if step.kind is kind), None)
     need = plan.dataset.caches.get(step.id) if step is not None else None
     if step is None or need is None or not need.make:
@@ -153,7 +153,7 @@ def _caching(plan: Plan, speeds: Sequence[Speed], cards: Cards, kind: StepKind, 
 
 
 def _in_turn(seconds: Sequence[float], lanes: int) -> float:
-    """When the last of them ends, each begun on the lane that is free first."""
+    """Return when the last one ends, if each starts on the first free lane."""
     free = [0.0] * lanes
     for each in seconds:
         heapq.heapreplace(free, free[0] + each)
@@ -161,5 +161,5 @@ def _in_turn(seconds: Sequence[float], lanes: int) -> float:
 
 
 def dollars_of(found: Quote, per_hour: float, *, runs: int = 1) -> float:
-    """What a quoted run costs on a box that so many runs share to its end, itself included."""
+    """Return what a quoted run costs on a box that `runs` runs share until it ends, itself included."""
     return found.seconds / 3600 * per_hour / runs

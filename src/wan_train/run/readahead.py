@@ -1,7 +1,7 @@
-"""The experts' weights, brought into the page cache while caching keeps the GPU busy.
+"""Read the experts' weights into the page cache while caching keeps the GPU busy.
 
-A trainer that starts reads 28.6 GB: minutes from a cold network disk, seconds from RAM. Only free RAM is used, so that
-nothing in use is driven out.
+A starting trainer reads 28.6 GB: minutes from a cold network disk, seconds from RAM. Only free RAM is used, so that
+nothing in use is evicted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOWEST_PRIORITY = 19
 
 
 def is_time(plan: Plan, state: RunState, progress: Mapping[str, Progress]) -> bool:
-    """Whether caching is under way and has loaded its own models: before that the disk is wanted for those."""
+    """Whether caching is running and has loaded its own models: before that, it needs the disk for them."""
     running = [
         step.id
         for step in plan.steps
@@ -36,16 +36,16 @@ def is_time(plan: Plan, state: RunState, progress: Mapping[str, Progress]) -> bo
 
 
 def weights(plan: Plan) -> list[Path]:
-    """What will be read first, first: both experts where two GPUs may train them at once."""
+    """Return the weights that trainings read first: one expert's, or both if two GPUs may train them at once."""
     steps = [step for step in plan.steps if step.expert is not None]
     at_once = steps[: max(1, len(plan.gpu_uuids))]
     return [plan.models.dit[step.expert.value] for step in at_once if step.expert is not None]
 
 
 def fitting(sizes: Sequence[tuple[Path, int]], *, available: int, copies: int) -> list[Path]:
-    """The files, in order, that fit into `available` bytes of RAM with the reserve left over.
+    """Return the first files, in order, that fit into `available` bytes of RAM and leave the reserve free.
 
-    `copies`: 2 where the trainer also keeps what it reads in RAM, as it does with swapped blocks.
+    `copies`: 2 if the trainer also keeps what it reads in RAM, as it does with swapped blocks.
     """
     left = available - RESERVE_BYTES
     chosen = []
@@ -58,7 +58,7 @@ def fitting(sizes: Sequence[tuple[Path, int]], *, available: int, copies: int) -
 
 
 class ReadAhead:
-    """Reads files once, in a thread of the lowest priority that dies with its process."""
+    """Reads files once, in a daemon thread of the lowest priority."""
 
     def __init__(self, plan: Plan, *, available: Callable[[], int] = available_ram) -> None:
         self._plan = plan
@@ -110,4 +110,4 @@ class ReadAhead:
                         if self._available() < RESERVE_BYTES:
                             return
         except OSError:
-            return  # the trainer will meet the same error and say what it means
+            return  # the trainer will hit the same error and explain it

@@ -1,4 +1,4 @@
-"""LoRAs put where the user finds them: verified before, whole at any moment, never over another file."""
+"""Place LoRAs where the user finds them: verified first, atomically, and earlier results are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wan_train.run.plan import Plan, Step
 from wan_train.run.state import Attempt, Job, RunState
 
 ENDED_KEY = "wan_train_ended"
-"""Metadata of a LoRA whose training ended before its schedule: `after epoch 50 of 100`."""
+"""Metadata key of a LoRA whose training ended before its schedule: `after epoch 50 of 100`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +34,9 @@ class PlacedLora:
 def place_result(run: RunDirectory, plan: Plan, step: Step, job: Job, source: Path) -> PlacedLora:
     """Give the verified LoRA its final name in the run directory. May be repeated after a crash.
 
-    The LoRA of a shorter training that was extended is kept under its number of epochs. The file of an attempt that was
-    ended gets the metadata of a finished training: the trainer itself counted only the attempt's own epochs and named
-    it after a step.
+    If the training was extended, the earlier LoRA is kept under its number of epochs. The file of an attempt that was
+    ended gets the metadata of a finished training: the trainer itself counted only the attempt's own epochs, and named
+    the file after a step.
     """
     attempt = job.attempt
     assert attempt is not None and step.produces is not None, "a training that ended"
@@ -58,9 +58,9 @@ def place_result(run: RunDirectory, plan: Plan, step: Step, job: Job, source: Pa
 def keep_checkpoint(
     run: RunDirectory, step: Step, directory: AttemptDirectory, attempt: Attempt, local_epoch: int
 ) -> Path | None:
-    """Put an intermediate LoRA beside the results before it is removed; None when it is not whole and finite.
+    """Place an intermediate LoRA beside the results before it is removed; None if it is incomplete or not finite.
 
-    It is named and labelled by its epoch counted over all attempts.
+    Its name and metadata have its epoch counted over all attempts.
     """
     assert step.produces is not None, "only training steps have checkpoints"
     epoch = attempt.epochs_before + local_epoch
@@ -81,9 +81,9 @@ def keep_checkpoint(
 
 
 def loras_of(run: RunDirectory, plan: Plan, state: RunState) -> Mapping[Expert, Mapping[int, Path]]:
-    """The LoRAs of each expert beside the results, by epoch: those kept and the finished one, as far as they are there.
+    """Return each expert's existing LoRAs beside the results, by epoch: the kept ones and the finished one.
 
-    Whether they are whole is not checked.
+    Their contents are not checked.
     """
     return {
         step.expert: _loras_of(run, plan, step, state.jobs[step.id]) for step in plan.steps if step.expert is not None
@@ -102,7 +102,7 @@ def _loras_of(run: RunDirectory, plan: Plan, step: Step, job: Job) -> Mapping[in
 
 
 def newest_finite_checkpoint(run: RunDirectory, step: Step, job: Job) -> tuple[Attempt, AttemptDirectory, int] | None:
-    """The newest intermediate LoRA over all attempts whose numbers are all finite: attempt, directory, its epoch."""
+    """Return the newest intermediate LoRA with only finite numbers: attempt, directory, epoch within that attempt."""
     for attempt in reversed(job.attempts):
         directory = run.attempt(step.id, attempt.number)
         for epoch in reversed(checkpoints.checkpoint_epochs(directory.output, step.produces or "")):
@@ -116,7 +116,7 @@ def _metadata(name: str, epochs: int, steps: int) -> dict[str, str]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """The same file under a second name; a copy where the disk knows no such names (some network disks)."""
+    """Hard-link the file to a second name, or copy it if the disk has no hard links (some network disks)."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -128,7 +128,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def put(source: Path, target: Path, changes: Mapping[str, str]) -> None:
-    """`source` under the name `target`, with changed metadata or as the same file; whole from its first moment."""
+    """Place `source` at `target` atomically, with changed metadata or as the same file."""
     partial = target.with_name(f".{target.name}.partial")
     partial.unlink(missing_ok=True)
     if changes:
@@ -136,6 +136,6 @@ def put(source: Path, target: Path, changes: Mapping[str, str]) -> None:
     else:
         link_or_copy(source, partial)
     partial.replace(target)
-    # rename does nothing when both names are one file already, and leaves the first
+    # rename does nothing if both names are already one file, and leaves the old name
     partial.unlink(missing_ok=True)
     sync_directory(target.parent)

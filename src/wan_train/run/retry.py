@@ -1,4 +1,4 @@
-"""What follows a failure: one table of causes, with budgets and pauses, and one pure decision."""
+"""What to do after a failure: one table of causes with retry budgets and pauses, and one pure decision."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from wan_train.run.state import Attempt, Job
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """How often an attempt that failed for a cause is followed by another, and after how many pauses of the base.
+    """How many retries a cause gets, and the pauses before them in multiples of the base pause.
 
-    The budget counts failures in a row; an attempt that saved a state refills it.
+    The retry budget counts failures in a row; an attempt that saved a state refills it.
     """
 
     retries: int
@@ -29,19 +29,19 @@ class Rule:
 
 
 RULES: Mapping[Cause, Rule] = {
-    # Memory: the memory steps are their own budget.
+    # The number of memory steps limits these retries.
     Cause.OUT_OF_MEMORY: Rule(retries=8, pauses=(0.5,)),
-    # Samples are an extra: without them nothing of this kind can happen again.
+    # Samples are an extra, and without them this cannot happen again.
     Cause.SAMPLING: Rule(retries=1, pauses=(0.0,)),
-    # The kernel chose a victim among two; alone it may fit.
+    # The kernel killed one of two trainers; one alone may fit.
     Cause.HOST_OUT_OF_MEMORY: Rule(retries=2, pauses=(1.0, 3.0)),
     Cause.NO_PROGRESS: Rule(retries=2, pauses=(1.0, 6.0)),
     Cause.CUDA_ERROR: Rule(retries=3, pauses=(1.0, 6.0, 30.0)),
-    # A network disk hiccups; one that was lost for good fails again.
+    # A network disk may recover; one that is lost for good fails again.
     Cause.STORAGE: Rule(retries=2, pauses=(6.0, 30.0)),
-    # Other programs of the container may have ended.
+    # By then, other programs of the container may have ended.
     Cause.PROCESS_LIMIT: Rule(retries=1, pauses=(6.0,)),
-    # The hub and the network to it recover; where the hub names a time, not before.
+    # The hub and the network to it recover. If the hub names a time, the retry waits for it.
     Cause.HUB: Rule(retries=3, pauses=(3.0, 6.0, 30.0)),
     Cause.CRASHED: Rule(retries=2, pauses=(1.0, 6.0)),
     # A kill from outside.
@@ -49,7 +49,7 @@ RULES: Mapping[Cause, Rule] = {
     # The machine went down or the warden was killed: nothing was wrong with the training.
     Cause.LOST: Rule(retries=20, pauses=(0.0,)),
     Cause.UNKNOWN: Rule(retries=1, pauses=(1.0,)),
-    # The same input fails the same way; a person has to act first.
+    # The same input fails the same way; the user has to act first.
     Cause.NAN_LOSS: Rule(retries=0),
     Cause.DISK_FULL: Rule(retries=0),
     Cause.NO_ACCESS: Rule(retries=0),
@@ -64,11 +64,11 @@ RULES: Mapping[Cause, Rule] = {
 }
 
 LATE_STEPS = 100
-"""Steps after which an attempt that runs out of memory is called late: the settings did fit for a while."""
+"""Running out of memory after this many steps is called late: the settings did fit for a while."""
 
 
 class AnotherAttempt(StrEnum):
-    """Whether another attempt can help, as `RULES` decide it."""
+    """Whether another attempt can help, according to `RULES`."""
 
     CANNOT_HELP = "cannot_help"
     MAY_HELP = "may_help"
@@ -93,13 +93,13 @@ def another_attempt(diagnosis: Diagnosis) -> AnotherAttempt:
 
 
 def resuming_can_help(diagnosis: Diagnosis) -> bool:
-    """Whether a person who did what the advice says may resume: a run keeps the settings it was started with."""
+    """Whether resuming can help once the advice is followed: a run keeps the settings it was started with."""
     return diagnosis.cause is not Cause.SETTING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """Try again after `pause` times the base pause, or `at_least` seconds, with these settings changed."""
+    """Retry after `pause` times the base pause, but not before `at_least` seconds, with these settings changed."""
 
     pause: float
     why: str
@@ -108,7 +108,7 @@ class Retry:
 
 
 def next_move(plan: Plan, job: Job, diagnosis: Diagnosis, *, steps_made: int) -> Retry | None:
-    """Whether and how the step is tried again after its last attempt failed; None ends it."""
+    """Return how to retry a step after its last attempt failed, None to give up."""
     rule = RULES[diagnosis.cause]
     failures = failures_in_a_row(job, diagnosis.cause)
     if failures > rule.retries:
@@ -130,7 +130,7 @@ def next_move(plan: Plan, job: Job, diagnosis: Diagnosis, *, steps_made: int) ->
 
 
 def failures_in_a_row(job: Job, cause: Cause) -> int:
-    """Attempts that ended for this cause since one saved a state or a person resumed, the newest included."""
+    """Count the attempts that failed for this cause since a saved state or a user's resume, including the newest."""
     count = 1
     if job.attempt is not None and job.attempt.made_progress:
         return count
@@ -143,7 +143,7 @@ def failures_in_a_row(job: Job, cause: Cause) -> int:
 
 def _after_out_of_memory(plan: Plan, job: Job, pause: float, *, steps_made: int) -> Retry | None:
     if plan.step(job.step).kind is not StepKind.TRAIN:
-        # No setting of a caching script saves memory; another process may have been on the GPU, so once more.
+        # Caching has no setting that saves memory. Another process may have used the GPU, so retry once.
         again = failures_in_a_row(job, Cause.OUT_OF_MEMORY) == 1
         return Retry(pause=pause, why="out of GPU memory, next: retry with the same settings") if again else None
     last = job.attempt
@@ -166,7 +166,7 @@ def _after_out_of_memory(plan: Plan, job: Job, pause: float, *, steps_made: int)
 
 
 def _chosen(spec: ExpertSpec, step: MemoryStep) -> str:
-    """What a person had chosen that a memory step changes, in words."""
+    """Return the user's settings that a memory step changes, as text."""
     before = settings_of(spec.training)
     chosen = [
         f"{name} {word_of(before.get(name))} was set by {source}"
@@ -177,7 +177,7 @@ def _chosen(spec: ExpertSpec, step: MemoryStep) -> str:
 
 
 def _was_late_before(job: Job) -> bool:
-    """Whether the attempt before ran out of memory under the very same settings."""
+    """Whether the previous attempt ran out of memory with the same settings."""
     match job.attempts:
         case [*_, before, last]:
             return _ran_out(before) and before.changes == last.changes

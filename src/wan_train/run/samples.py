@@ -1,4 +1,4 @@
-"""Samples made during training: checked, planned and copied into the run; and those that were made."""
+"""Samples made during training: check, plan and copy their inputs into the run, and list those made."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from wan_train.run.state import Attempt, Job, RunState
 
 _EVERY = "sample_every_n_epochs"
 WITHOUT: Mapping[str, Setting] = {_EVERY: 0}
-"""The change of settings with which an attempt makes no samples."""
+"""The settings change that turns off an attempt's samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One picture or clip of one prompt. `epoch` counts over all attempts; 0 is before the first step.
 
-    `prompt` is the text as the user wrote it: hostile, show it through `printable`. Width and height are pixels.
+    `prompt` is the user's text and untrusted: show it through `printable`. Width and height are pixels.
     """
 
     step: str
@@ -46,10 +46,10 @@ class Sample:
 
 
 def samples_of(run: RunDirectory, plan: Plan, state: RunState) -> tuple[Sample, ...]:
-    """Every sample that belongs to what was trained in the end: by expert in plan order, epoch, prompt.
+    """Return every sample of the final training, ordered by expert (plan order), epoch and prompt.
 
-    Reads directories and a few bytes of each file. Left out: files not written to their end, and samples of epochs
-    that a later attempt made anew, since it went on from an older state.
+    Reads directories and a few bytes of each file. Left out: incomplete files, and samples of epochs that a later
+    attempt trained again from an older state.
     """
     return tuple(
         sample
@@ -60,13 +60,13 @@ def samples_of(run: RunDirectory, plan: Plan, state: RunState) -> tuple[Sample, 
 
 
 def sample_every(plan: Plan, attempt: Attempt) -> int:
-    """Epochs of an attempt between its samples, 0 for one that makes none."""
+    """Return the epochs between an attempt's samples, 0 if it makes none."""
     every = plan.samples.every_epochs if plan.samples is not None else 0
     return int(attempt.changes.get(_EVERY, every))
 
 
 def given_up(job: Job) -> Attempt | None:
-    """The attempt whose samples failed, so that the later ones make none; its diagnosis says why."""
+    """Return the attempt whose samples failed, if any. Later attempts make none; its diagnosis says why."""
     return next((a for a in job.attempts if a.diagnosis is not None and a.diagnosis.cause is Cause.SAMPLING), None)
 
 
@@ -74,7 +74,7 @@ def _of_step(run: RunDirectory, plan: Plan, step: Step, expert: Expert, job: Job
     prompts = plan.samples.prompts if plan.samples is not None else ()
     seen: set[tuple[int, int]] = set()
     for position, attempt in enumerate(job.attempts):
-        # What a later attempt went on from is the last of this one that counts.
+        # Epochs after the one a later attempt resumed from do not count.
         limits = [later.epochs_before for later in job.attempts[position + 1 :]]
         last = min([*limits, attempt.wanted_epochs(plan, step)])
         for file in sample_files(run.attempt(step.id, attempt.number).output, step.produces or ""):
@@ -105,12 +105,12 @@ def _seed(file: SampleFile, asked: int) -> int:
 
 
 ROUNDS = 10
-"""Default number of samples in a training: few, because they take the user's time."""
+"""Default number of sample rounds in a training: few, because they take the user's time."""
 
 
 def read_sample_prompts(recipe: Recipe) -> tuple[SamplePrompt, ...]:
-    """The prompts that the recipe names, none when it names none; raises BadInputError with every problem."""
-    # The settings of samples hold for both experts.
+    """Return the prompts of the recipe's prompt file, if any; raises BadInputError with every problem."""
+    # Both experts have the same sample settings.
     training = recipe.experts[0].training
     every, epochs = training.sample_every_n_epochs, min(spec.training.max_train_epochs for spec in recipe.experts)
     if training.sample_prompts is None:
@@ -131,9 +131,9 @@ def read_sample_prompts(recipe: Recipe) -> tuple[SamplePrompt, ...]:
 def plan_samples(
     recipe: Recipe, prompts: Sequence[SamplePrompt], run: RunDirectory, *, ends: Mapping[str, int]
 ) -> tuple[Recipe, Sampling | None]:
-    """The recipe with the run's own copies in place of the user's files, and what is to be made of them.
+    """Return the recipe with the run's own copies in place of the user's files, and the samples to make.
 
-    `ends` are the epochs after which experts end, by the value of Expert, where these are not all.
+    `ends` has the last epochs of experts that end early, by the value of Expert.
     """
     training = recipe.experts[0].training
     if training.sample_prompts is None:
@@ -157,7 +157,7 @@ def plan_samples(
 
 
 def write_samples(run: RunDirectory, samples: Sampling, prompts: Sequence[SamplePrompt]) -> None:
-    """Copy pictures and prompts into the run, so that later changes of the user's files change nothing.
+    """Copy pictures and prompts into the run, so that later changes to the user's files have no effect.
 
     Raises NotReadyError when a picture cannot be copied.
     """
@@ -166,7 +166,7 @@ def write_samples(run: RunDirectory, samples: Sampling, prompts: Sequence[Sample
 
 
 def write_preview(run: RunDirectory, prompts: Sequence[SamplePrompt]) -> None:
-    """The same for the prompts that are drawn at the end."""
+    """Do the same for the prompts of the preview, drawn at the end."""
     own = tuple(_with_copy(prompt, partial(run.preview_picture, number)) for number, prompt in enumerate(prompts))
     _copy_pictures(own, prompts)
     write_whole(run.preview_prompts, to_trainer(own))
@@ -193,6 +193,6 @@ def _with_copy(prompt: SamplePrompt, place: Callable[[str], Path]) -> SampleProm
 
 
 def suffix_of_copy(picture: Path) -> str:
-    """The trainer looks at the content, so an odd suffix is not worth a name in the run."""
+    """Return the suffix for a picture's copy. The trainer looks at the content, so an unusual one is dropped."""
     suffix = picture.suffix.lower()
     return suffix if suffix.isascii() and suffix[1:].isalnum() else ""

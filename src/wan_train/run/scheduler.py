@@ -19,14 +19,14 @@ class GpuView:
     uuid: str
     label: str
     claimed: bool
-    """Our lease on it is taken."""
+    """Whether this run holds its lease."""
     free: bool
-    """Little memory used on two looks and no compute process visible."""
+    """Whether two looks saw little memory in use and no compute process."""
     first_in_line: bool = True
-    """No older wan-train waits for it."""
+    """Whether no older run waits for it."""
     busy_because: str | None = None
     taken_by: str | None = None
-    """Who else of wan-train holds its lease: a run, or a process."""
+    """The other wan-train run or process that holds its lease."""
     total_bytes: int = 0
 
 
@@ -39,14 +39,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """Give the lease on a GPU back."""
+    """Release the lease on a GPU."""
 
     gpu_uuid: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """Start the next attempt of a step on a GPU whose lease is ours."""
+    """Start the next attempt of a step on a GPU that this run has leased."""
 
     step: str
     gpu_uuid: str
@@ -61,7 +61,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GiveUp:
-    """Settle a step that will not run: stopped by request, or skipped because of another's failure."""
+    """Settle a step that will not run: stopped with the run, or skipped because another step failed."""
 
     step: str
     because: str | None
@@ -80,19 +80,19 @@ Action = Claim | Release | Launch | Stop | GiveUp | Finish
 
 NOTHING_BLOCKED: Mapping[str, str] = {}
 WAITING_FOR_GPU = "waiting for a GPU"
-"""How `why_waiting` begins where only a GPU is missing."""
+"""How the text of `why_waiting` begins if only a GPU is missing."""
 
 BOTH_CACHINGS_BYTES = 24_000_000_000
-"""GPU memory on which latents and captions are encoded at the same time: T5 in bfloat16 takes 11.4 GB, the VAE with the
-work of one picture of 960x960 is counted with 8, and each of the two programs with 1. Counted, not measured."""
+"""GPU memory needed to encode latents and captions at the same time. Estimated, not measured: T5 in bfloat16 takes
+11.4 GB, the VAE with one picture of 960x960 takes 8 GB, and each of the two programs takes 1 GB."""
 
 
 def decide(
     plan: Plan, state: RunState, gpus: Sequence[GpuView], now: float, blocked: Mapping[str, str] = NOTHING_BLOCKED
 ) -> tuple[Action, ...]:
-    """The actions that are due. Repeating them is harmless: once they took effect they are not decided again.
+    """Return the actions that are due. Repeating them is harmless: those that took effect are not decided again.
 
-    `blocked` are steps that may not start yet for a reason outside of plan and state, in words.
+    `blocked` are steps that may not start yet, with a reason from outside plan and state, as text.
     """
     if state.is_over:
         return ()
@@ -105,7 +105,7 @@ def decide(
 
 
 def ready(plan: Plan, state: RunState, now: float) -> list[Step]:
-    """Steps that lack nothing but a GPU, in the plan's order."""
+    """Return the steps that lack nothing but a GPU, in plan order."""
     if state.is_stopping:
         return []
     steps = [
@@ -118,7 +118,7 @@ def ready(plan: Plan, state: RunState, now: float) -> list[Step]:
 
 
 def _in_turn(plan: Plan, state: RunState, steps: list[Step]) -> list[Step]:
-    """Hold a training back while another is loading its weights, or at all when RAM holds only one trainer."""
+    """Hold a training back while another loads its weights, or until it ends if RAM holds only one trainer."""
     if not (plan.stagger or state.one_at_a_time):
         return steps
     if _held_back(plan, state) is not None:
@@ -128,7 +128,7 @@ def _in_turn(plan: Plan, state: RunState, steps: list[Step]) -> list[Step]:
 
 
 def _held_back(plan: Plan, state: RunState) -> str | None:
-    """Why no further training may start now although a GPU may be free; None when RAM is no reason."""
+    """Return why RAM lets no further training start now, even on a free GPU; None if it does."""
     if not (plan.stagger or state.one_at_a_time):
         return None
     for step in plan.steps:
@@ -176,7 +176,7 @@ def why_waiting(
     *,
     blocked: Mapping[str, str] = NOTHING_BLOCKED,
 ) -> str:
-    """In words for the person watching: what a waiting step waits for."""
+    """Return what a waiting step waits for, as text for the user."""
     job = state.jobs[step.id]
     if state.is_stopping:
         return "the run is stopping"
@@ -209,7 +209,7 @@ def _may_start(job: Job, now: float) -> bool:
         case JobState.WAITING:
             return True
         case JobState.BACKOFF:
-            # A wall clock that was set back must not make a pause of seconds one of days.
+            # A wall clock that was set back must not turn a pause of seconds into days.
             ended = job.attempt.ended if job.attempt is not None else None
             return job.not_before is None or now >= job.not_before or (ended is not None and now < ended)
         case _:
@@ -227,7 +227,7 @@ def _stops(plan: Plan, state: RunState) -> list[Stop]:
         if job.state is not JobState.RUNNING or job.attempt is None or job.attempt.exit is not None:
             continue
         saved = job.attempt.last_state
-        # Caching has no state to wait for: every finished file of it is kept anyway.
+        # Caching has no state to wait for: its finished files are kept anyway.
         newer = step.kind is not StepKind.TRAIN or (saved is not None and since is not None and saved.at >= since)
         if now or newer:
             stops.append(Stop(step=step.id))
@@ -271,7 +271,7 @@ def _assign(plan: Plan, state: RunState, gpus: Sequence[GpuView], waiting: Seque
             unmet += 1
     settling = [gpu for gpu in idle if gpu.claimed and not gpu.free and gpu.busy_because is None]
     filled = [gpu for gpu in idle if gpu.claimed and not gpu.free and gpu.busy_because is not None]
-    # A claimed GPU that another program fills may stay busy for days: it must not keep us from a free one.
+    # Another program may fill a claimed GPU for days. That must not keep us from a free one.
     claims = max(0, unmet - len(settling))
     candidates = [gpu for gpu in idle if not gpu.claimed and gpu.free and gpu.first_in_line]
     actions += [Claim(gpu_uuid=gpu.uuid) for gpu in candidates[:claims]]
@@ -279,7 +279,7 @@ def _assign(plan: Plan, state: RunState, gpus: Sequence[GpuView], waiting: Seque
 
 
 def _shareable(plan: Plan, state: RunState, step: Step, gpus: Sequence[GpuView], taken: Container[str]) -> str | None:
-    """A GPU on which one caching of the other kind works, alone, and which has room for this one too."""
+    """Return a GPU that runs one caching step of the other kind, nothing else, and has room for this one too."""
     if step.kind is StepKind.TRAIN or plan.dataset.has_videos or _ran_out(state.jobs[step.id]):
         return None
     for other in plan.steps:
@@ -301,7 +301,7 @@ def _ran_out(job: Job) -> bool:
 
 
 def _releases(plan: Plan, state: RunState, leased: Sequence[GpuView]) -> list[Action]:
-    """Leases that no step of this run will need go back, those at the end of `leased` first."""
+    """Release the leases that no step of this run will need, from the end of `leased`."""
     to_come = sum(1 for step in plan.steps if state.jobs[step.id].state in {JobState.WAITING, JobState.BACKOFF})
     if state.is_stopping:
         to_come = 0

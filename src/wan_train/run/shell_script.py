@@ -1,4 +1,4 @@
-"""A plan as a shell script that runs without wan-train, with the files that its commands read beside it."""
+"""Write a plan as a shell script that runs without wan-train, beside the files that its commands read."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from wan_train.run.step_commands import command_of
 
 
 def files_of(script: Path) -> Path:
-    """Where the files of a script are: `train-files` beside `train.sh`."""
+    """Return the folder of a script's files: `train-files` beside `train.sh`."""
     return script.with_name(f"{script.stem}-files")
 
 
 def write_script(request: Request, script: Path, *, created: float, say: Callable[[str], None]) -> Plan:
-    """Write `script` and the folder of its files; the plan that it follows. Nothing that exists is touched.
+    """Write `script` and the folder of its files; return its plan. Nothing that exists is touched.
 
-    Raises BadInputError where something has the name already, NotReadyError where nothing can be written.
+    Raises BadInputError if a name is taken or a training ends early, NotReadyError if nothing can be written.
     """
     files = files_of(script)
     for taken in (script, files):

@@ -1,7 +1,7 @@
-"""The measured speeds of this box: kept under the card that did it, the trainer's version and the settings that matter.
+"""Speeds measured on this box, by card, trainer version and the settings that matter.
 
-A training's speed is that of its mix of bucket sizes: the trainer shuffles them, so no single bucket can be timed. Its
-key is the mean cost of a batch, and another mix is scaled by it.
+A training's speed is that of its mix of bucket sizes: the trainer shuffles them, so no single bucket can be timed. The
+mean cost of a batch is stored with it, and scales it to another mix.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from wan_train.run.plan import StepKind
 
 SPEEDS_FILE = "speeds.json"
 _MOST = 200
-"""The newest are kept."""
+"""Measurements kept: the newest."""
 _OF_ONE_WORK = 4
-"""Measurements kept of the same work, two for each run of two experts: another program may have slowed one."""
+"""Measurements kept of the same work, as other programs may have slowed one. A run of two experts adds two."""
 SAME_COST = 0.02
-"""How far two costs may be apart that count as the same."""
+"""The relative difference up to which two costs count as the same."""
 _SCALED_ITEMS = 2.0
-"""A caching whose items took no time that could be measured says nothing of more than this many times as many."""
+"""If caching items were too quick to time, the measurement applies to at most this many times as many items."""
 _PIXELS, _FRAMES = 16, 4
-"""Pixels of one token in both directions, frames of one after the first (Wan 2.2 A14B: VAE 8x8x4, patches of 2x2)."""
+"""Pixels per token in each direction, and frames per token after the first (Wan 2.2 A14B: VAE 8x8x4, patches 2x2)."""
 _EQUAL_TOKENS = 34_000
-"""Where attention costs as much as everything else: 2 x 14e9 operations a token against 4 x 40 blocks x 5120 for each
-pair of tokens. Counted, not measured."""
+"""Tokens at which attention costs as much as everything else: 2 x 14e9 operations per token against
+4 x 40 blocks x 5120 per pair of tokens. Calculated, not measured."""
 _DECIDES_SPEED = (
     "attention",
     "mixed_precision",
@@ -44,12 +44,12 @@ _DECIDES_SPEED = (
     "network_dim",
     "blocks_to_swap",
 )
-"""Settings on which the seconds of a batch depend; the trainer's further options count too."""
+"""Settings that affect the seconds per batch; the trainer's extra options count too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """What a speed depends on. `at_once` programs of the run worked at the same time: small machines slow down then."""
+    """What a speed depends on. `at_once` is how many programs of the run ran together: that slows small machines."""
 
     kind: StepKind
     trainer: str
@@ -60,9 +60,9 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """One measurement. Seconds: of a batch or a cached item, of everything else in the attempt, of one sample.
+    """One measurement, in seconds: per batch or cached item, of everything else in the attempt, and per sample.
 
-    `cost` is that of a mean batch or item, `sizes` says it for people; `units` were timed.
+    `cost` is that of a mean batch or item, and `sizes` its resolutions as text. `units` batches or items were made.
     """
 
     at: float
@@ -72,17 +72,17 @@ class Speed:
     units: int
     per_unit: float
     beside: float | None = None
-    """Loading, the last save and the end; None where the attempt ended in another way than usual."""
+    """Loading, the last save and the end; None if the attempt did not succeed."""
     per_sample: float | None = None
     after: float | None = None
-    """What of `beside` follows the last step; None in older files."""
+    """The part of `beside` after the last step; None in older files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """A speed for other work, `per_unit` scaled where the work is another, from `scaled_from`.
+    """An expected speed. For work of another cost, `per_unit` is scaled from the sizes in `scaled_from`.
 
-    `of` measurements are behind it; `at` is the newest one's time.
+    It is based on `of` measurements; `at` is the newest one's time.
     """
 
     per_unit: float
@@ -95,7 +95,7 @@ class Expected:
 
 
 def batch_cost(dataset: DatasetSummary) -> float | None:
-    """The mean cost of a batch, in tokens and more where attention weighs; None while the batches are unknown."""
+    """Return the mean cost of a batch, in tokens weighted for attention; None if the batches are unknown."""
     if not dataset.batches_per_epoch:
         return None
     whole = sum(
@@ -107,13 +107,13 @@ def batch_cost(dataset: DatasetSummary) -> float | None:
 
 
 def item_cost(width: int, height: int, frames: int) -> float:
-    """The cost of one item, in tokens and more where attention weighs."""
+    """Return the cost of one item, in tokens weighted for attention."""
     tokens = (width // _PIXELS) * (height // _PIXELS) * ((frames - 1) // _FRAMES + 1)
     return tokens * (1 + tokens / _EQUAL_TOKENS)
 
 
 def sizes_text(dataset: DatasetSummary) -> str:
-    """`960x960`, and every further resolution."""
+    """Return all resolutions, such as `640x640, 960x960`."""
     return ", ".join(sorted({f"{subset.resolution[0]}x{subset.resolution[1]}" for subset in dataset.subsets}))
 
 
@@ -128,7 +128,7 @@ def settings_text(training: Training) -> str:
 
 
 def key_of(trainer: Trainer, kind: StepKind, training: Training | None, *, card: str, at_once: int) -> Key:
-    """Of one attempt; `training` has its own settings, None for caching."""
+    """Return the key of one attempt. `training` has the attempt's own settings; None for caching."""
     settings = settings_text(training) if training is not None else ""
     return Key(kind=kind, trainer=trainer_text(trainer), card=card, settings=settings, at_once=at_once)
 
@@ -141,7 +141,7 @@ def expected(
     units: int,
     pick: Callable[[Sequence[float]], float] = statistics.median,
 ) -> Expected | None:
-    """What `units` batches or items of this cost would take each, from the measurements of the work nearest to them.
+    """Return the expected speed of `units` batches or items of this cost, from the most similar measured work, if any.
 
     `pick` chooses among several measurements of the same work.
     """
@@ -185,7 +185,7 @@ def _serves(each: Speed, key: Key, units: int) -> bool:
 
 
 def read_speeds(runs: Path) -> tuple[Speed, ...]:
-    """Every measurement on this box; none where the file is missing, damaged, or of an older version."""
+    """Return every measurement on this box; none if the file is missing, damaged, or of an older version."""
     try:
         return speeds_in((runs / SPEEDS_FILE).read_bytes())
     except OSError:
@@ -193,7 +193,7 @@ def read_speeds(runs: Path) -> tuple[Speed, ...]:
 
 
 def speeds_in(data: bytes) -> tuple[Speed, ...]:
-    """The measurements in the bytes of such a file; none where it is damaged, or of an older version."""
+    """Return the measurements in the bytes of such a file; none if it is damaged, or of an older version."""
     try:
         found: Mapping[str, Sequence[Speed]] = codec.from_json(data, dict[str, list[Speed]], where=SPEEDS_FILE)
     except codec.CorruptRecordError:
@@ -207,9 +207,9 @@ def _is_sound(speed: Speed) -> bool:
 
 
 def remember(runs: Path, speed: Speed) -> None:
-    """Keep a measurement beside the last ones of the same work. A full disk keeps nothing: it is a convenience.
+    """Store a measurement, with the last ones of the same work. A full disk is ignored: speeds are a convenience.
 
-    Trainings that were stopped time no loading: the last that did stays, however many of them follow.
+    Stopped trainings do not time loading, so the last one that did is kept, however many follow.
     """
     try:
         with locks.held(runs / f".{SPEEDS_FILE}.lock", wait=True):

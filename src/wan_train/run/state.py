@@ -86,7 +86,7 @@ LEGAL_MOVES: Mapping[JobState, frozenset[JobState]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where a resumed attempt must be stopped: after this many of its own epochs and optimizer steps."""
+    """Where an attempt must be stopped: after this many of its own epochs and optimizer steps."""
 
     epochs: int
     steps: int
@@ -108,27 +108,27 @@ class Attempt:
     epochs_done: int = 0
     last_state: StateSaved | None = None
     unusable_state: StateUnusable | None = None
-    """The newest state, where it does not count."""
+    """The newest state, if no training can be resumed from it."""
     state_files: tuple[str, ...] = ()
-    """What a state of this step holds, as its trainer was seen to write it; empty before that."""
+    """The files of a complete state, as this step's trainer wrote them; empty before the first state."""
     epochs_before: int = 0
     total_epochs: int | None = None
     """The epochs after which it ends, counted over all attempts."""
     schedule_epochs: int | None = None
-    """The epochs that its trainer was told; None where they are `total_epochs`."""
+    """The epochs that its trainer was told; None means `total_epochs`."""
     saves_at_step: int | None = None
-    """The optimizer step, by its trainer's count, at which it was told to save LoRA and state beside its cadence."""
+    """The optimizer step, by its trainer's count, at which it saves LoRA and state outside its interval."""
     total_steps: int | None = None
-    """What the trainer announced for all epochs of the schedule; None before its first step."""
+    """The steps that the trainer announced for all epochs of the schedule; None before its first step."""
     changes: Mapping[str, Setting] = field(default_factory=dict)
     stop_diagnosis: Diagnosis | None = None
     """Why wan-train itself ended this attempt, if it did."""
     complete: bool = False
-    """Its epochs were done, so it was ended."""
+    """Whether it was ended because its epochs were done."""
     oom_kills: int | None = None
-    """Kills for lack of RAM that are known and not this attempt's own; more than these, and one of them is."""
+    """Out-of-RAM kills in this container that did not hit this attempt. A higher count means that one did."""
     state_every_epochs: int | None = None
-    """Of its own epochs, between two states; None where it was not recorded."""
+    """The number of its epochs between two states; None if not recorded."""
 
     @property
     def made_progress(self) -> bool:
@@ -144,7 +144,7 @@ class Attempt:
 
     @property
     def steps_before(self) -> int | None:
-        """Optimizer steps of earlier attempts; None for a resumed one that has announced no total yet."""
+        """Optimizer steps of earlier attempts; None for a resumed attempt that has not announced its total."""
         if self.epochs_before == 0:
             return 0
         return self.epochs_before * self.steps_per_epoch if self.steps_per_epoch is not None else None
@@ -156,10 +156,10 @@ class Attempt:
 
     @property
     def target(self) -> Target | None:
-        """Where an attempt must be stopped; None for one that ends by itself, and before a step.
+        """Where an attempt must be stopped; None if it ends by itself, and before its first step.
 
-        The trainer counts every attempt from zero and would train all epochs again (musubi-tuner, both versions:
-        `epoch_to_start = 0; global_step = 0`). So a first attempt ends by itself, unless its expert ends early.
+        The trainer counts every attempt from zero, so a resumed one would train all epochs again (musubi-tuner, both
+        versions: `epoch_to_start = 0; global_step = 0`). A first attempt ends by itself, unless its expert ends early.
         """
         if not (self.epochs_before or self.ends_early) or self.total_epochs is None or self.steps_per_epoch is None:
             return None
@@ -175,11 +175,11 @@ class Attempt:
 
     @property
     def saves_elsewhere(self) -> bool:
-        """Whether it was told to save at another step than its target: its trainer counts other steps than the plan."""
+        """Whether it saves at a step other than its target, as its trainer's step count differs from the plan's."""
         return self.schedule_epochs is not None and self.target is not None and self.saves_at_step != self.target.steps
 
     def wanted_epochs(self, plan: Plan, step: Step) -> int:
-        """Epochs of the whole training that this attempt is part of."""
+        """Return the total epochs of the training that this attempt is part of."""
         return self.total_epochs or plan.epochs_of(step.expert)
 
 
@@ -195,7 +195,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One step and what became of it so far."""
+    """One step and its history so far."""
 
     step: str
     state: JobState = JobState.WAITING
@@ -206,15 +206,15 @@ class Job:
     loss: float | None = None
     kept: tuple[str, ...] = ()
     movements: tuple[MovementMeasured, ...] = ()
-    """By epoch; those of epochs that were trained again are replaced."""
+    """By epoch. If epochs are trained again, theirs are replaced."""
     changes: Mapping[str, Setting] = field(default_factory=dict)
     """Training settings of the next attempt that differ from the plan's, for example a memory step."""
     refusal: Diagnosis | None = None
-    """Why it could not even be started."""
+    """Why it could not be started at all."""
     caches: CachesUpToDate | CachesCleared | None = None
-    """What its last look at the caches found, for a caching step."""
+    """What its last check of the caches found, for a caching step."""
     forgiven: int = 0
-    """Attempts before a person resumed the run: their failures do not count against the budget."""
+    """Attempts before the user resumed the run. Their failures do not count against the retry budget."""
 
     @property
     def attempt(self) -> Attempt | None:
@@ -227,14 +227,14 @@ class Job:
 
     @property
     def occupies_gpu(self) -> str | None:
-        """The UUID of the GPU that this job's processes are on at this moment."""
+        """The UUID of the GPU that this job's processes use now."""
         last = self.attempt
         return last.gpu_uuid if last is not None and last.exit is None and self.state.has_process else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """All jobs of a run in plan order, and what was asked of the run."""
+    """All jobs of a run in plan order, and the requests made to the run."""
 
     jobs: Mapping[str, Job] = field(default_factory=dict)
     supervisor: ProcessIdentity | None = None
@@ -247,13 +247,13 @@ class RunState:
     budget_reached: BudgetReached | None = None
     finished: RunFinished | None = None
     epochs: int | None = None
-    """A total given when the run was resumed, in place of the plan's."""
+    """A total given when the run was resumed. It replaces the plan's."""
     ends: Mapping[str, int] = field(default_factory=dict)
-    """By step, the epoch after which it ends, where that was given when the run was resumed."""
+    """By step, the epoch after which it ends, if one was given when the run was resumed."""
     gpu_uuids: tuple[str, ...] | None = None
-    """GPUs chosen after the run was planned, in place of the plan's."""
+    """GPUs chosen after the run was planned. They replace the plan's."""
     gpus_named: bool = False
-    """A person named them then."""
+    """Whether the user named those."""
     one_at_a_time: bool = False
     """Set once the box ran out of RAM: experts are then trained in turn."""
 
@@ -263,7 +263,7 @@ class RunState:
 
     @property
     def stops_after_state(self) -> float | None:
-        """Since when the run is to end after its next states; None when it is not."""
+        """Since when the run is to stop after its next states; None if it is not."""
         asked = (self.stop, self.budget_reached)
         since = [each.at for each in asked if each is not None and each.mode is StopMode.AFTER_STATE]
         since += [self.disk_low.at] if self.disk_low is not None else []
@@ -271,17 +271,17 @@ class RunState:
 
     @property
     def stops_now(self) -> bool:
-        """Whether the run is to end without waiting for its next states."""
+        """Whether the run is to stop without waiting for its next states."""
         return any(each is not None and each.mode is StopMode.NOW for each in (self.stop, self.budget_reached))
 
     def total_epochs(self, plan: Plan, step: Step | None = None) -> int:
-        """The epochs wanted of a step, or the most of any; a run that was extended has one total for all experts."""
+        """Return the epochs to train in a step, or the most of any. An extended run has one total for all experts."""
         if step is None or step.expert is None:
             return max(self.total_epochs(plan, each) for each in plan.steps if each.expert is not None)
         return self.ends.get(step.id) or self.epochs or plan.epochs_of(step.expert)
 
     def schedule_epochs(self, plan: Plan, step: Step) -> int:
-        """The epochs that the schedule of a training is made for: `total_epochs` unless it ends early."""
+        """Return the epochs of a training's schedule: `total_epochs` unless it ends early."""
         assert step.expert is not None, "only trainings have a schedule"
         return self.epochs or plan.schedule_epochs_of(step.expert)
 
@@ -295,7 +295,7 @@ def initial(plan: Plan) -> RunState:
 
 
 def running(plan: Plan, state: RunState) -> list[tuple[Step, Attempt]]:
-    """The attempts whose end was not seen yet, with their steps, in plan order."""
+    """Return the attempts not yet seen to end, with their steps, in plan order."""
     return [
         (step, attempt)
         for step in plan.steps
@@ -313,7 +313,7 @@ def fold_all(plan: Plan, events: Iterable[Event]) -> RunState:
 
 
 def fold(state: RunState, event: Event) -> RunState:
-    """The state after one more event. Total: an event that does not fit (an illegal move) changes nothing."""
+    """Return the state after one more event. An event that does not fit (an illegal move) changes nothing."""
     match event:
         case SupervisorStarted(at=at, identity=identity):
             meter = state.meter.started(at, idle_since=event.idle_since)
@@ -362,7 +362,7 @@ def _fold_into_job(state: RunState, event: _JobEvent) -> RunState:
 
 
 def _less_one_kill(job: Job) -> Job:
-    """One kill for lack of RAM was another step's: it must not explain a later `kill -9` of this one."""
+    """Discount an out-of-RAM kill of another step, so that it cannot explain a later `kill -9` of this one."""
     attempt = job.attempt
     if attempt is None or attempt.oom_kills is None or not job.state.has_process:
         return job
@@ -370,7 +370,7 @@ def _less_one_kill(job: Job) -> Job:
 
 
 def _resume(state: RunState, event: RunResumed) -> RunState:
-    """Everything that did not succeed waits again. With more epochs the finished trainings wait again too."""
+    """Return every step that did not succeed to waiting; with more epochs, also the finished trainings."""
     longer = event.epochs is not None or bool(event.ends)
     again = {JobState.FAILED, JobState.STOPPED, JobState.SKIPPED}
     jobs = {
@@ -463,7 +463,7 @@ def _fold_job(job: Job, event: _JobEvent) -> Job:  # noqa: C901, PLR0912  one br
         case CachesCleared():
             return replace(job, caches=event)
         case CachesDisturbed():
-            # The only way back: valid caches changed, so they are checked again.
+            # The only move out of a final state: valid caches changed, so they are checked again.
             return replace(job, state=JobState.WAITING) if _is_cached(job) else job
         case StepRefused():
             moved = _move(job, JobState.FAILED)

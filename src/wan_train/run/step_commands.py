@@ -16,21 +16,21 @@ from wan_train.run.plan import Devices, Plan, Step, StepKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSpec:
-    """In what an attempt differs from the plan. `changes` are training settings by their recipe names."""
+    """How an attempt differs from the plan. `changes` are training settings by their recipe names."""
 
     number: int
     state_every_epochs: int
     total_epochs: int
     """The epochs after which it ends, counted over all attempts."""
     schedule_epochs: int
-    """The epochs given to the trainer, so that the learning rate is that of the whole schedule."""
+    """The epochs given to the trainer, so that the learning rate follows the whole schedule."""
     changes: Mapping[str, Setting] = field(default_factory=dict)
     resume_from: Path | None = None
     stop_at_step: int | None = None
 
 
 def command_of(plan: Plan, step: Step, spec: AttemptSpec | None = None) -> Command:
-    """The command of an attempt at a step; without `spec` that of the first one."""
+    """Return the command of an attempt at a step; without `spec`, that of the first attempt."""
     run = RunDirectory(plan.run_dir)
     workers = plan.caching_workers
     match step.kind:
@@ -74,14 +74,14 @@ def _training_command(plan: Plan, step: Step, spec: AttemptSpec) -> Command:
         state_every_epochs=spec.state_every_epochs,
         resume_from=spec.resume_from,
         stop_at_step=spec.stop_at_step,
-        # The trainer would remove them while no supervisor is there to keep them; wan-train removes the others itself.
+        # The trainer could remove one while no supervisor is alive to keep it; wan-train removes the others itself.
         keep_all_checkpoints=plan.keep_every_epochs is not None,
     )
     return commands.train(job, env=plan.env)
 
 
 def on_device(command: Command, devices: Devices, gpu_uuid: str | None) -> Command:
-    """The command bound to one GPU by UUID: NVML's order of indices is not CUDA's. On a CPU slot it sees no GPU."""
+    """Bind the command to one GPU by UUID, as NVML's index order is not CUDA's. On a CPU slot it sees no GPU."""
     match devices:
         case Devices.NVML:
             return command.with_env(**{DEVICE_VARIABLE: gpu_uuid or ""})

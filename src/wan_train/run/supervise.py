@@ -31,7 +31,7 @@ from wan_train.run.supervisor import Supervisor
 _LOCK_SECONDS = 2.0
 _REPORT_SECONDS = 120.0
 _GUARDIAN_SECONDS = 15.0
-"""Between two looks whether the guardian of the box lives."""
+"""Between two checks that the guardian of the box is alive."""
 
 
 def main(argv: list[str]) -> int:
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
             print(f"another supervisor already runs {run.path}", flush=True)  # noqa: T201  stdout is supervisor.log
             return ExitCode.BAD_INPUT
         exit_code = _supervise(run, plan, settings, given)
-    # Whoever resumes this run need not wait for its pictures and its report.
+    # The lock is free by now: resuming this run need not wait for its preview and its report.
     if exit_code is not None and run.draws_preview(exit_code):
         draw_preview(run, plan)
     if settings.report is ReportTime.AT_END:
@@ -53,9 +53,9 @@ def main(argv: list[str]) -> int:
 
 
 def _take(stack: ExitStack, run: RunDirectory) -> bool:
-    """Hold the run's lock until the stack or this process ends; False when another supervisor has it.
+    """Hold the run's lock until the stack or this process ends; False if another supervisor has it.
 
-    One whose run is over may still be on its way out, so it is waited for a little.
+    Another supervisor whose run is over may still be exiting, so wait for it briefly.
     """
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
@@ -80,7 +80,7 @@ def _supervise(run: RunDirectory, plan: Plan, settings: Settings, given: argpars
         settings=settings,
         visible=os.environ.get(DEVICE_VARIABLE),
     )
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what was blocked where the run was started does not count here
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # undo any signal mask inherited from the starter
     wakeup = _wakeup()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: supervisor.stop_now(received))
@@ -121,7 +121,7 @@ def probe_for(plan: Plan, settings: Settings) -> GpuProbe:
 
 
 def _wakeup() -> int:
-    """A descriptor that becomes readable with every signal, the end of a child included: no waiting is slept over."""
+    """Return a descriptor that becomes readable on every signal, SIGCHLD included, so that a signal ends a wait."""
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
@@ -138,9 +138,9 @@ def _wait(wakeup: int, seconds: float) -> None:
 
 
 def draw_preview(run: RunDirectory, plan: Plan) -> None:
-    """Run `wan-train preview` for a finished run, on its GPUs. Never raises; what came of it goes into supervisor.log.
+    """Run `wan-train preview` for a finished run, on its GPUs. Never raises; the outcome goes into supervisor.log.
 
-    It waits for a GPU like a run, and keeps every picture: a later call of the command continues.
+    It waits for a GPU like a run, and keeps every picture, so a later call of the command continues.
     """
     print("drawing the preview", flush=True)  # noqa: T201  stdout is supervisor.log
     argv = [sys.executable, "-m", "wan_train", "preview", str(run.path), "--prompts", str(run.preview_prompts)]
@@ -154,7 +154,7 @@ def draw_preview(run: RunDirectory, plan: Plan) -> None:
 def make_report(run: RunDirectory) -> None:
     """Run `wan-train report` for a finished run. Never raises; problems go into supervisor.log.
 
-    A process of its own: it decodes pictures and draws, which may hang, crash or need much memory.
+    It is a process of its own, because decoding pictures and drawing may hang, crash or need much memory.
     """
     argv = [sys.executable, "-m", "wan_train", "report", "--json", str(run.path)]
     made = process.run(argv, seconds=_REPORT_SECONDS, cwd=Path("/"))

@@ -1,4 +1,4 @@
-"""The supervisor of one run: observe, append, fold, decide, perform; until nothing is left to do."""
+"""The supervisor of one run: observe, append, fold, decide and perform until nothing is left to do."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _DISK_RETRY_SECONDS = 5.0
 
 
 class Supervisor:
-    """Carries one plan out. Everything it learns is in the journal, so another one can take over at any moment."""
+    """Carries out one plan. Everything it learns is in the journal, so another one can take over at any moment."""
 
     def __init__(
         self,
@@ -100,13 +100,13 @@ class Supervisor:
         self._views: tuple[GpuView, ...] = ()
         self._signal: int | None = None
         self._not_launched: dict[str, str] = {}
-        """Why a step that the scheduler wanted to launch could not be, in words."""
+        """By step, why a launch that the scheduler decided was not possible, as text."""
         self._disk = DiskWatch(run, plan)
         self._prices = PriceWatch(run.run_id, room, settings, clock, os.environ)
         self._observations = Observations(run, plan, clock)
 
     def stop_now(self, number: int) -> None:
-        """Called from a signal handler: the run is to stop at once."""
+        """Request an immediate stop. Called from a signal handler."""
         self._signal = number
 
     def begin(
@@ -118,10 +118,10 @@ class Supervisor:
         gpus: tuple[str, ...] | None = None,
         budget: float | None = None,
     ) -> None:
-        """Take the run over. With `resume` a run that is over goes on, `epochs` gives it a larger total.
+        """Take over the run. `resume` resumes a run that is over, `epochs` gives it a larger total.
 
-        `ends` are the epochs after which trainings then end, by step; `gpus` are UUIDs in place of those it used,
-        `budget` the dollars that it may cost in all.
+        `ends` are new epochs after which trainings end, by step; `gpus` are UUIDs that replace those it used;
+        `budget` is what it may cost in total, in dollars.
         """
         idle_since = self._last_sign()
         if resume:
@@ -134,12 +134,12 @@ class Supervisor:
         if budget is not None:
             self._append(BudgetSet(at=self._clock.now(), dollars=budget))
         self._finish_what_was_begun()
-        # Last: it reports to the starter that everything before it is done.
+        # Append this last: it shows the starter that everything before it is done.
         now = self._clock.now()
         self._append(SupervisorStarted(at=now, identity=myself(), version=__version__, idle_since=idle_since))
 
     def _last_sign(self) -> float | None:
-        """When something of a run whose supervisor died was last seen alive; None where trainers still are."""
+        """Return when a run whose supervisor died last showed life; None if unknown, or if a trainer is alive."""
         live = read_live(self._run) if not self._state.is_over else None
         if live is None or any(attempt.identity.is_alive() for _, attempt in running(self._plan, self._state)):
             return None
@@ -148,7 +148,7 @@ class Supervisor:
         return max([live.at, *(log.stat().st_mtime for log in logs if log.exists())])
 
     def _finish_what_was_begun(self) -> None:
-        """What a supervisor that was killed between two acts left half done."""
+        """Finish what a killed supervisor left half done."""
         for step, attempt in running(self._plan, self._state):
             if self._state.jobs[step.id].state is JobState.STOPPING:
                 self._launcher.terminate(attempt.identity)
@@ -156,7 +156,7 @@ class Supervisor:
             self._launcher.abandon(directory)
 
     def tick(self) -> float | None:
-        """One round; returns the seconds until the next is due, None when the run is over."""
+        """Do one round; return the seconds until the next is due, None when the run is over."""
         self._take_requests()
         self._see_exits()
         self._follow_attempts()
@@ -180,7 +180,7 @@ class Supervisor:
             return None
         if judged:
             return 0.0
-        # A step that waits for a GPU that is about to be free must not lose time to a long look away.
+        # Look again soon if a GPU is about to become free, so that a waiting step loses no time.
         settling = wanting and any(view.claimed or view.busy_because is None for view in self._views)
         acted = any(isinstance(action, Claim | Launch | GiveUp) for action in actions)
         soon = settling or acted or self._caching.is_looking
@@ -197,7 +197,7 @@ class Supervisor:
         )
 
     def _look_at_caches(self, now: float) -> None:
-        """Until nothing follows from it: caches that are right let a training be looked at in the same round."""
+        """Check caches until nothing changes: valid caches let a training be checked in the same round."""
         under_way = [step.id for step, _ in running(self._plan, self._state)]
         before = None
         while before is not self._state:
@@ -218,7 +218,7 @@ class Supervisor:
         return ExitCode(self._state.finished.exit_code) if self._state.finished is not None else None
 
     def _append(self, event: Event) -> None:
-        """Record, then change the state. A full disk stops everything but the trainers until there is space."""
+        """Record, then change the state. A full disk blocks everything but the trainers until there is space."""
         while True:
             try:
                 self._journal.append(event)
@@ -266,7 +266,7 @@ class Supervisor:
                 self._look_after(step, now, watch)
 
     def _look_after(self, step: Step, attempt: Attempt, watch: AttemptWatch) -> None:
-        """End an attempt that is complete, or that only costs money."""
+        """End an attempt that is complete or that cannot succeed."""
         lost = {gpu.uuid: gpu.reason for gpu in self._pool.lost if gpu.uuid is not None}
         complete = watch.is_complete(attempt)
         if complete and not watch.awaits_samples(attempt):
@@ -288,7 +288,7 @@ class Supervisor:
         return Case(run=self._run, plan=self._plan, step=step, watch=watch, now=self._clock.now())
 
     def _after_state(self, step: Step, attempt: Attempt, watch: AttemptWatch) -> None:
-        """A state was completed: old ones go, and a checkpoint with bad numbers ends the training."""
+        """After a new state, remove old ones, and end the attempt if its checkpoint has non-finite numbers."""
         assert attempt.last_state is not None, "just recorded"
         self._movement.look(step, self._state.jobs[step.id])
         attempts.remove_old_states(self._run, self._plan, step, self._state.jobs[step.id])
@@ -306,7 +306,7 @@ class Supervisor:
         self._launcher.terminate(attempt.identity)
 
     def _judge_exited(self) -> bool:
-        """Judge ended attempts. After deciding, so that a free GPU does not wait."""
+        """Judge ended attempts, after `decide` so that a free GPU does not wait. Return whether there were any."""
         settled = False
         for step in self._plan.steps:
             job = self._state.jobs[step.id]
@@ -332,7 +332,7 @@ class Supervisor:
             remember(self._run.path.parent, measured)
         if job.state is JobState.SUCCEEDED and step.kind is StepKind.TRAIN:
             self._movement.look(step, job)
-            # The last one stays: with it a finished training can be extended.
+            # The last state stays, so that a finished training can be extended.
             attempts.remove_old_states(self._run, self._plan, step, job, keep=1)
             attempts.remove_old_checkpoints(self._run, self._plan, step, job)
 
@@ -361,7 +361,7 @@ class Supervisor:
                 assert_never(action)
 
     def _launch(self, step: Step, gpu_uuid: str) -> None:
-        """Start the next attempt; caching only under the lock under which it was found to be needed."""
+        """Start the next attempt. Caching needs the same lock that was held when its need was found."""
         if step.kind is StepKind.TRAIN:
             self._start(step, gpu_uuid, self._caching.lock.inherit())
             return
@@ -432,7 +432,7 @@ class Supervisor:
         return batch * plan.batches_of_step(step.expert)
 
     def _card(self, job: Job) -> str | None:
-        """The name of the card that its last attempt ran on."""
+        """Return the name of the card that its last attempt ran on."""
         uuid = job.attempt.gpu_uuid if job.attempt is not None else None
         return self._pool.name(uuid) if uuid is not None else None
 
@@ -445,14 +445,14 @@ class Supervisor:
         return self._run.attempt(step.id, attempt.number)
 
     def _look_at_disk(self) -> None:
-        """Stop after the next states when the one after them would not fit any more."""
+        """Request a stop after the next states if the ones after them would not fit on the disk."""
         training = [step for step, _ in running(self._plan, self._state) if step.kind is StepKind.TRAIN]
         short = self._disk.look(len(training), self._clock.monotonic())
         if short is not None and not self._state.is_stopping:
             self._append(DiskLow(at=self._clock.now(), free=short.free, needed=short.needed))
 
     def _look_at_money(self) -> None:
-        """Note a new price, and stop in time where the budget pays for no more."""
+        """Record a new price, and request a stop before the budget is exceeded."""
         if (price := self._prices.look(self._state.meter)) is not None:
             self._append(price)
         trackers = {step: watch.tracker for step, watch in self._watches.items()}

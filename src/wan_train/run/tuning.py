@@ -1,4 +1,4 @@
-"""The measured settings that fit a training: its buckets, its settings, the card and software it will run on."""
+"""The measured settings that fit a training: its buckets, settings, card and software."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from wan_train.run.end_epochs import steps_per_epoch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buckets:
-    """The bucket that decides the speed and the one that decides the memory, each with the number of its dataset.
+    """The bucket that decides speed and the one that decides memory use, each with the number of its dataset.
 
-    `shapes` counts all buckets, `batch_size` is that of the commonest.
+    `shapes` counts the distinct shapes, `batch_size` is that of the commonest bucket.
     """
 
     commonest: tuple[int, Shape]
@@ -30,7 +30,7 @@ class Buckets:
 
 
 def buckets_of(counted: DatasetSummary) -> Buckets | None:
-    """None for a dataset of clips whose lengths are unknown."""
+    """Return the buckets, None for a dataset of clips of unknown length."""
     batches: Counter[tuple[int, Shape]] = Counter()
     sizes = {subset.index: subset.batch_size for subset in counted.subsets}
     for subset in counted.subsets:
@@ -61,7 +61,7 @@ def workload_of(recipe: Recipe, training: Training, *, commonest: Shape, largest
 
 
 def length_of(training: Training, counted: DatasetSummary, shapes: int) -> Length:
-    """How long one expert is trained."""
+    """Return how long one expert is trained."""
     steps = (steps_per_epoch(training, counted.batches_per_epoch) or 1) * training.max_train_epochs
     return Length(steps=steps, epochs=training.max_train_epochs, shapes=shapes)
 
@@ -69,7 +69,7 @@ def length_of(training: Training, counted: DatasetSummary, shapes: int) -> Lengt
 def tuning_for(
     measurements: Sequence[Measurement], recipe: Recipe, trainer: Trainer, counted: DatasetSummary
 ) -> Tuning:
-    """The measurements that hold for a recipe already fitted to the machine; of its experts the first decides."""
+    """Return the measurements that apply to a recipe already adapted to the machine. Its first expert decides."""
     training = recipe.experts[0].training
     buckets = buckets_of(counted)
     if buckets is None:
@@ -88,7 +88,7 @@ def tuning_for(
 def levers_of(
     training: Training, trainer: Trainer, *, chosen: Collection[str], blackwell: bool = False
 ) -> tuple[Lever, ...]:
-    """The levers that can be tried on a training with this trainer; `chosen` are settings that none moves."""
+    """Return the levers to try on a training with this trainer. None of them changes the `chosen` settings."""
     return levers_for(
         training,
         chosen=chosen,
@@ -100,7 +100,7 @@ def levers_of(
 
 
 def is_possible(settings: Settings, trainer: Trainer) -> bool:
-    """Whether the trainer has every option of these settings, and its environment what they need."""
+    """Whether the trainer has every option of these settings, and its environment the package they need."""
     own = trainer.capabilities.options[Script.TRAIN]
     package = next(
         (lever.package for lever in LEVERS if lever.changes.get("attention") == settings.get("attention")), None
@@ -110,7 +110,7 @@ def is_possible(settings: Settings, trainer: Trainer) -> bool:
 
 
 def basis_of(trainer: Trainer, gpus: Sequence[Gpu], driver: str | None) -> Basis | None:
-    """What measurements must share with a run; None for cards of several kinds, of which none would hold for all."""
+    """Return what measurements must share with a run; None for cards of several kinds or an unknown driver."""
     kinds = {(gpu.name, gpu.total_bytes) for gpu in gpus}
     if len(kinds) != 1 or driver is None:
         return None

@@ -1,4 +1,4 @@
-"""Plans of earlier versions brought to today's form, so that old runs can be watched and resumed."""
+"""Upgrade the plans of earlier versions, so that old runs can be watched and resumed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from wan_train.recipe.values import ATTENTION_KEYS
 
 
 def newest(data: dict[str, Any]) -> dict[str, Any]:
-    """The data of a plan.json in today's form."""
+    """Return the data of a plan.json in the newest schema."""
     return of_schema_3(of_schema_2(data))
 
 
 def of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
-    """Before schema 3, steps held the commands of their first attempts, and caching could be split into shards.
+    """Upgrade schema 2, in which steps held the commands of their first attempts and caching could have shards.
 
-    Now each shard's step looks after all items, one step after the other: the first makes what is missing.
+    Now each shard's step handles all items, one step after the other: the first makes what is missing.
     """
-    if data.get("schema") != 2:  # that of the form described above
+    if data.get("schema") != 2:  # the schema described above
         return data
     before: dict[str, str] = {}
     argv = data["steps"][0]["command"]["argv"]
@@ -31,7 +31,7 @@ def of_schema_3(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _whole(shard: dict[str, Any], before: dict[str, str]) -> dict[str, Any]:
-    """`before` holds the last step of each kind."""
+    """Make a shard's step handle all items. `before` holds the last step of each kind."""
     kind = shard["kind"]
     needs = [*shard["needs"], before[kind]] if kind in before else shard["needs"]
     before[kind] = shard["id"]
@@ -39,12 +39,12 @@ def _whole(shard: dict[str, Any], before: dict[str, str]) -> dict[str, Any]:
 
 
 def of_schema_2(data: dict[str, Any]) -> dict[str, Any]:
-    """The data of a plan.json with schema 2; before, one training and untyped words held for both experts."""
+    """Upgrade schema 1, in which one training and untyped extra arguments applied to both experts."""
     if data.get("schema") != 1:
         return data
     recipe = data["recipe"]
     words = recipe.get("passthrough", [])
-    # What does not parse ended the trainer at once: the run is only looked at.
+    # Arguments that do not parse made the trainer exit at once, so the run can only be viewed.
     given, _ = parse(words, codec.from_data(data["trainer"], Trainer).capabilities)
     settings = recipe["training"] | {"options": {}}
     sources = {

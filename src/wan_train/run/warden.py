@@ -1,8 +1,8 @@
 """A small process around each trainer: it outlives every supervisor, ends the whole tree, and records the exit.
 
-Run by path, `python -I -S warden.py EXIT_RECORD GRACE_SECONDS DIRECTORY -- ARGV...`, to stay small: standard
-library only. `accelerate launch` forwards no signal and hides exit codes; and a supervisor that died could not see how
-its trainer ended. The warden adopts orphans (PR_SET_CHILD_SUBREAPER), so nothing of the tree escapes it, and it keeps
+Run by path, `python -I -S warden.py EXIT_RECORD GRACE_SECONDS DIRECTORY -- ARGV...`, with only the standard library, to
+stay small. `accelerate launch` forwards no signal and hides exit codes, and a dead supervisor cannot see how its
+trainer ended. The warden adopts orphans (PR_SET_CHILD_SUBREAPER), so no process of the tree escapes it. It keeps
 inherited lock descriptors open, so a GPU stays leased until the last process on it is gone.
 """
 
@@ -22,7 +22,7 @@ _LOOK_SECONDS = 0.05
 
 
 class _Shutdown:
-    """Set by TERM or INT: from then on the tree is being ended."""
+    """The handler of TERM and INT. Once `requested`, the tree is being ended."""
 
     requested = False
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGINT, shutdown)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    # A wake-up pipe: a signal that arrives just before the wait must not be slept over.
+    # A wake-up pipe, so that a signal that arrives just before the wait is not missed.
     reader, writer = os.pipe()
     for descriptor in (reader, writer):
         os.set_blocking(descriptor, False)
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         os.chdir(directory)
         child = _start(command)
     except OSError as error:
-        # As a shell does: words into the log, and 127.
+        # As a shell does: a message in the log, and exit code 127.
         sys.stderr.write(f"{error.strerror}: {error.filename or command[0]}\n")
         _write(record, {"kind": "exited", "code": 127})
         return 0
@@ -108,7 +108,7 @@ def _reap() -> list[tuple[int, int]]:
 
 
 def _descendants() -> list[int]:
-    """All living processes below this one, whatever group or session they moved to."""
+    """Return all live processes below this one, in any process group or session."""
     parents: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208  see below
         if not name.isdigit():
@@ -144,7 +144,7 @@ def _outcome(status: int) -> dict[str, object]:
 
 
 def _write(record: str, outcome: dict[str, object]) -> None:
-    """Whole or not at all. A disk that is full here loses the record, and the supervisor judges by other evidence."""
+    """Write the record atomically. A full disk loses it, and the supervisor judges by other evidence."""
     temporary = f"{record}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     os.write(descriptor, json.dumps({"ended": time.time(), "exit": outcome}).encode())
