@@ -73,8 +73,8 @@ class Wanted:
 
     `made_from` has what they depend on, by part. `name` is None for a clip's latents, which the trainer names by its
     cuts. `cuts` has those names by our own arithmetic, None if the length is unknown. `newest_ns` is when its sources
-    last changed. `captions` are the texts that its text cache may contain: only one of several files with the same
-    stem is trained.
+    last changed. `captions` are the texts that its text cache may contain: of several with the same stem, the trainer
+    keeps one.
     """
 
     key: str
