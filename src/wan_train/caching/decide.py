@@ -41,8 +41,8 @@ WORDS: Mapping[Reason, str] = {
     Reason.TRAINER: "made by another trainer version",
     Reason.PRECISION: "different precision",
     Reason.TASK: "made for text-to-video",
-    Reason.BROKEN: "incomplete or not finite",
-    Reason.UNFINISHED: "made when the machine went down",
+    Reason.BROKEN: "incomplete or contains NaN or Inf",
+    Reason.UNFINISHED: "caching was interrupted",
     Reason.UNPROVED: "older than its picture, or of unknown origin",
     Reason.NO_ITEM: "picture no longer in the dataset",
 }

@@ -207,7 +207,7 @@ def back_up(path: Path, folder: Path) -> Path:
             partial_copy.replace(kept)
         sync_directory(folder)
         return kept
-    raise CannotFixError(f"{visible(str(folder))} holds too many copies of it")
+    raise CannotFixError(f"{visible(str(folder))} contains too many copies of it")
 
 
 def _reason(error: OSError | CannotFixError) -> str:

@@ -72,7 +72,7 @@ def only(inventory: Inventory) -> Problem:
         ('{"image_path": "D:/cats/a.png", "caption": "a cat"}', ":2: has a Windows path: D:/cats/a.png"),
         ('{"image_path": "\\\\\\\\box\\\\a.png", "caption": "a cat"}', r":2: has a Windows path: \\box\a.png"),
         (r'{"image_path": "C:\cats\a.png", "caption": "a cat"}', ":2: is not JSON: a single backslash at column 19"),
-        ('{"image_path": "PICTURE", "caption": "\\ud800"}', ":2: has half of a surrogate pair in its caption"),
+        ('{"image_path": "PICTURE", "caption": "\\ud800"}', ":2: has an invalid Unicode escape"),
     ],
 )
 def test_each_mistake_has_its_sentence_with_file_and_line(picture: Path, tmp_path: Path, wrong: str, said: str) -> None:
