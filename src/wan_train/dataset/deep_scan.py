@@ -61,8 +61,9 @@ def deep_scan(
     pixels = sum((item.width or 0) * (item.height or 0) for item in pictures)
     is_whole = depth is Depth.THOROUGH
     if not is_whole and pixels > _QUICK_PIXELS:
+        count = "1 picture was" if len(pictures) == 1 else f"{len(pictures):,} pictures were"
         left_out.append(
-            f"{len(pictures):,} pictures were not decoded: near-duplicates, damage in the middle of a file and real "
+            f"{count} not decoded: near-duplicates, damage in the middle of a file and real "
             "transparency were not checked. Add --thorough to check them."
         )
         pictures = []

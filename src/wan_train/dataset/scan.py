@@ -176,7 +176,7 @@ class _Scan:
         misnamed = _in_other_case(without, listing, extension)
         is_all = len(without) == count
         if without and is_all and not misnamed:
-            what = f"has no {extension} caption for any of {count} files"
+            what = f"has no {extension} caption for {f'any of {count} files' if count > 1 else 'its one file'}"
             self.report(
                 ProblemKind.NO_CAPTIONS, Severity.STOPS, what, f"Write one {extension} file for each", directory
             )

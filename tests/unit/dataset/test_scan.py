@@ -109,6 +109,9 @@ def test_no_captions_at_all_is_one_problem_and_stops_both_trainers(pictures: Pat
     for inventory in (scan(config_for(pictures)), scan(config_for(pictures), reading=NEWEST_READING)):
         (problem,) = inventory.problems
         assert (problem.kind, problem.severity) == (ProblemKind.NO_CAPTIONS, Severity.STOPS)
+        assert problem.what == "has no .txt caption for any of 2 files"
+    (pictures / "b.jpg").unlink()
+    assert only(pictures).what == "has no .txt caption for its one file"
 
 
 @pytest.mark.parametrize(
