@@ -41,8 +41,8 @@ WORDS: Mapping[Reason, str] = {
     Reason.TRAINER: "made by another trainer version",
     Reason.PRECISION: "different precision",
     Reason.TASK: "made for text-to-video",
-    Reason.BROKEN: "incomplete or not finite",
-    Reason.UNFINISHED: "made when the machine went down",
+    Reason.BROKEN: "incomplete or contains NaN or Inf",
+    Reason.UNFINISHED: "caching was interrupted",
     Reason.UNPROVED: "older than its picture, or of unknown origin",
     Reason.NO_ITEM: "picture no longer in the dataset",
 }
@@ -73,8 +73,8 @@ class Wanted:
 
     `made_from` has what they depend on, by part. `name` is None for a clip's latents, which the trainer names by its
     cuts. `cuts` has those names by our own arithmetic, None if the length is unknown. `newest_ns` is when its sources
-    last changed. `captions` are the texts that its text cache may contain: only one of several files with the same
-    stem is trained.
+    last changed. `captions` are the texts that its text cache may contain: of several with the same stem, the trainer
+    keeps one.
     """
 
     key: str

@@ -88,7 +88,7 @@ def _why_elsewhere(config: DatasetConfig, subset: Subset, place: Path) -> str:
     toml = "" if config.path.exists() else " and no dataset.toml is written"
     return (
         f"caches go to {place}{toml}, because {subset.cache_directory} cannot be written. "
-        "Choose another place with --cache-dir"
+        "Choose another folder with --cache-dir"
     )
 
 

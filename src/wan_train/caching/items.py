@@ -74,14 +74,21 @@ def _latents(found: SubsetInventory, maker: Maker, hasher: Hasher, only: Contain
 
 
 def _both(first: Wanted, other: Wanted) -> Wanted:
-    """Merge two files with the same cache name: the trainer decides which one it trains, so both count."""
+    """Merge two files whose caches cannot be told apart by the key.
+
+    Of each cache name, the trainer keeps the file that its threads happened to encode first or last, so both count. A
+    clip's cache names also have the trained size and the cut, so two clips of one stem may have separate caches.
+    Source: get_latent_cache_path, retrieve_latent_cache_batches and encode_datasets in musubi-tuner, both versions.
+    """
     pictures = text_hash([first.made_from["picture"], other.made_from["picture"]])
+    sizes = ", ".join(dict.fromkeys([first.made_from["size"], other.made_from["size"]]))
     return replace(
         first,
         sources=(*first.sources, *other.sources),
         newest_ns=max(first.newest_ns, other.newest_ns),
-        made_from={**first.made_from, "picture": pictures},
-        cuts=None,
+        made_from={**first.made_from, "picture": pictures, "size": sizes},
+        bucket=first.bucket if first.bucket == other.bucket else None,
+        cuts=first.cuts | other.cuts if first.cuts is not None and other.cuts is not None else None,
     )
 
 

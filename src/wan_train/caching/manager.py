@@ -234,7 +234,7 @@ class CacheManager:
             work.thread.join(_AT_ONCE_SECONDS)
         match work:
             case _Look() if work.thread.is_alive():
-                self.blocked[step.id] = "looking at the dataset and its caches"
+                self.blocked[step.id] = "checking the dataset and its caches"
             case _Look():
                 yield from self._judge(step, work)
             case _Blocked():
@@ -343,7 +343,7 @@ def _after_caching(found: Survey) -> Diagnosis | None:
     missing = make.get(Reason.NEW, 0)
     return Diagnosis(
         cause=Cause.MISSING_FILE if missing else Cause.UNKNOWN,
-        meaning=f"{missing or total} of {found.total} {found.kind} caches are {'missing' if missing else 'not right'} "
+        meaning=f"{missing or total} of {found.total} {found.kind} caches are {'missing' if missing else 'invalid'} "
         f"in {found.folders[0].folder.path}",
         advice="Read the caching log; the pictures without a cache would not be trained.",
         evidence=grouped(make),
@@ -354,7 +354,7 @@ def _foreign(paths: Sequence[Path]) -> Diagnosis:
     first = next(iter(paths), None)
     return Diagnosis(
         cause=Cause.BAD_INPUT,
-        meaning="the cache directory contains files that the trainer would read as caches, and fail",
+        meaning="the cache directory contains files that the trainer would read as caches and fail on",
         advice=f"Move {first} somewhere else; wan-train removes only files that are named like caches.",
         evidence=str(first),
     )

@@ -79,7 +79,7 @@ class CacheInputs:
         except OSError as error:
             raise NotReadyError(
                 f"{error.filename or 'the dataset'} cannot be read: {error.strerror or error}",
-                hint="Wait until nothing writes into the dataset any more, then start again.",
+                hint="Wait until no other program writes into the dataset, then start again.",
             ) from error
 
 
@@ -298,11 +298,11 @@ def _differences(kind: CacheKind, known: _Recorded) -> Iterator[str]:
         for name, file in files.items():
             now = found.get(name)
             if now is None:
-                yield f"{name} is gone"
+                yield f"{name} is missing"
             elif now.shapes is None:
-                yield f"{name} is cut short"
+                yield f"{name} is truncated"
             elif (now.size, now.mtime_ns) != (file.size, file.mtime_ns):
-                yield f"{name} was written again"
+                yield f"{name} was rewritten"
         if kind is CacheKind.LATENTS:
             yield from (f"{name} was added" for name in found if name not in files)
 

@@ -121,8 +121,12 @@ def check_record_caption(path: Path, row: int, text: str, tokens: TokenCounter) 
 
 
 def as_trained(text: str) -> str:
-    """The text as the trainer encodes it, without a byte order mark and surrounding white space."""
-    return plain_lines(text).strip().strip("\ufeff").strip()
+    """The text as the trainer encodes it, without byte order marks and surrounding white space.
+
+    The trainer reads the file as `utf-8`, which keeps a byte order mark, but cleans the text before encoding. Source:
+    basic_clean in musubi-tuner's wan/modules/tokenizers.py, both versions; its ftfy 6.3.1 drops U+FEFF everywhere.
+    """
+    return plain_lines(text).replace("\ufeff", "").strip()
 
 
 def plain_lines(text: str) -> str:
@@ -137,8 +141,8 @@ def _checked(path: Path, text: str, tokens: TokenCounter) -> Caption:
 
 def _problems(path: Path, text: str, words: str, tokens: TokenCounter) -> Iterator[Problem]:
     if text.startswith("\ufeff"):
-        what = "starts with a byte order mark, which becomes part of the caption"
-        yield _encoding(Severity.HARMS, path, what, "Save it as UTF-8 without BOM, or use --fix", is_fixable=True)
+        what = "starts with a byte order mark, which the trainer ignores"
+        yield _encoding(Severity.NOTE, path, what, "No change needed", is_fixable=True)
     if "\0" in text:
         yield _encoding(Severity.HARMS, path, "contains NUL characters", "Save it as plain UTF-8 text")
     if "\r" in text:

@@ -64,7 +64,7 @@ def check_picture(path: Path, picture: Picture, subset: Subset) -> Iterator[Prob
         yield harms(
             ProblemKind.ROTATED,
             f"{_TURNS[picture.orientation]}, and the trainer ignores its EXIF rotation",
-            "Turn its pixels and remove the mark, or use --fix",
+            "Rotate the picture and remove its EXIF orientation, or use --fix",
             path,
             is_fixable=True,
         )
@@ -111,13 +111,13 @@ def _shape(path: Path, picture: Picture, subset: Subset) -> Iterator[Problem]:
         yield harms(ProblemKind.CROPPED, what, fix, path)
     if crop.scale > _MUCH_ENLARGED:
         what = f"{size} and is enlarged {crop.scale:.1f} times to {bucket[0]}x{bucket[1]}: the blur is trained"
-        fix = "Use a larger original, or bucket_no_upscale = true"
+        fix = "Use a larger original, or set bucket_no_upscale = true"
         yield harms(ProblemKind.TOO_SMALL, what, fix, path)
 
 
 def _colours(path: Path, picture: Picture) -> Iterator[Problem]:
     if picture.mode.startswith("I") or picture.mode == "F":
-        what = "has more than 8 bits of grey, which the trainer turns almost white"
+        what = "has more than 8 bits per grey pixel; the trainer turns it almost white"
         yield harms(ProblemKind.COLOURS, what, "Save it with 8 bits", path)
     elif picture.mode == "CMYK":
         what = "is CMYK, which the trainer converts without its colour profile"
@@ -208,7 +208,7 @@ def duplicates(sizes: Mapping[Path, int]) -> Iterator[Problem]:
                 for other in others:
                     yield harms(
                         ProblemKind.DUPLICATE,
-                        f"is the same file as {first.name}, so it counts twice",
+                        f"is identical to {first.name}, so it counts twice",
                         "Remove one; to repeat all, use num_repeats",
                         other,
                     )

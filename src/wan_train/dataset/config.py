@@ -277,7 +277,7 @@ def _video_remarks(video: VideoSettings, where: str) -> Iterator[Problem]:
     if video.frame_extraction is FrameExtraction.CHUNK and 1 in rounded:
         yield harms(
             ProblemKind.WRONG_VALUE,
-            "1 with frame_extraction chunk makes an item of every frame",
+            '1 with frame_extraction = "chunk" makes every frame an item',
             "Remove the 1",
             key=f"{where}.target_frames",
         )

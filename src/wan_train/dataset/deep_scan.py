@@ -51,7 +51,7 @@ class _Decoded:
 def deep_scan(
     inventory: Inventory, depth: Depth, *, progress: Callable[[int, int], None] = lambda _done, _all: None
 ) -> DeepScan:
-    """Decode pictures and first frames; with THOROUGH also whole clips. `progress` gets pictures done and total."""
+    """Decode pictures and first frames; with THOROUGH also whole clips. `progress` gets files done and total."""
     stopped = {problem.path for problem in inventory.stopping}
     items = {item.path: (found.subset, item) for found in inventory.subsets for item in found.items}
     sound = [(subset, item) for subset, item in items.values() if item.path not in stopped]
@@ -61,8 +61,9 @@ def deep_scan(
     pixels = sum((item.width or 0) * (item.height or 0) for item in pictures)
     is_whole = depth is Depth.THOROUGH
     if not is_whole and pixels > _QUICK_PIXELS:
+        count = "1 picture was" if len(pictures) == 1 else f"{len(pictures):,} pictures were"
         left_out.append(
-            f"{len(pictures):,} pictures were not decoded: near-duplicates, damage in the middle of a file and real "
+            f"{count} not decoded: near-duplicates, damage in the middle of a file and real "
             "transparency were not checked. Add --thorough to check them."
         )
         pictures = []
@@ -74,13 +75,16 @@ def deep_scan(
     if clips and video.pyav() is None:
         left_out[:] = [text for text in left_out if "first frame" not in text]
         clips = []
-    problems, resolved = _pictures(inventory, pictures, is_whole=is_whole, progress=progress)
-    problems += [found for subset, item in clips for found in _clip(subset, item, is_whole=is_whole)]
+    total = len(pictures) + len(clips)
+    problems, resolved = _pictures(inventory, pictures, is_whole=is_whole, progress=lambda done: progress(done, total))
+    for done, (subset, item) in enumerate(clips, start=len(pictures) + 1):
+        problems += _clip(subset, item, is_whole=is_whole)
+        progress(done, total)
     return DeepScan(problems=tuple(problems), resolved=tuple(resolved), left_out=tuple(left_out))
 
 
 def _pictures(
-    inventory: Inventory, items: list[Item], *, is_whole: bool, progress: Callable[[int, int], None]
+    inventory: Inventory, items: list[Item], *, is_whole: bool, progress: Callable[[int], None]
 ) -> tuple[list[Problem], list[Problem]]:
     transparent = {problem.path: problem for problem in inventory.problems if problem.kind is ProblemKind.TRANSPARENT}
     problems: list[Problem] = []
@@ -90,7 +94,7 @@ def _pictures(
     with quiet_about_size(), ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         seen = pool.map(lambda item: _decode(item.path, fully=is_whole or item.path in transparent), items)
         for number, (item, found) in enumerate(zip(items, seen, strict=True), start=1):
-            progress(number, len(items))
+            progress(number)
             problems += _damage(item.path, found)
             if found.bits is not None:
                 hashes[item.path] = found.bits

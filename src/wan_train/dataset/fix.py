@@ -133,13 +133,26 @@ def apply(fix: Fix, stamp: str) -> Path:
     kept = back_up(fix.path, home / stamp)
     if fix.target != fix.path:
         # Create the new name first, so that the caption exists at every moment.
-        os.link(made, fix.target)
-        made.unlink()
+        _move_to_free_name(made, fix.target)
         fix.path.unlink()
     else:
         made.replace(fix.path)
     sync_directory(fix.path.parent)
     return kept
+
+
+def _move_to_free_name(made: Path, target: Path) -> None:
+    """Move a file without ever replacing another; raises FileExistsError if `target` exists."""
+    try:
+        os.link(made, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without hard links. Reserve the name, then replace our own empty file.
+        target.touch(exist_ok=False)
+        made.replace(target)
+    else:
+        made.unlink()
 
 
 @contextmanager
@@ -194,7 +207,7 @@ def back_up(path: Path, folder: Path) -> Path:
             partial_copy.replace(kept)
         sync_directory(folder)
         return kept
-    raise CannotFixError(f"{visible(str(folder))} holds too many copies of it")
+    raise CannotFixError(f"{visible(str(folder))} contains too many copies of it")
 
 
 def _reason(error: OSError | CannotFixError) -> str:
@@ -219,7 +232,10 @@ def _write(made: Path, *, data: bytes) -> None:
 
 
 def _renamed(misnamed: Path, picture: Path, check: Check) -> Fix:
-    target = picture.with_suffix(_subset_of(picture, check, folder=True).subset.caption_extension or "")
+    found = check.inventory.subsets if check.inventory is not None else ()
+    # Datasets of one folder may have different extensions. The wanted name differs from the file's only in case.
+    wanted = (picture.with_suffix(each.subset.caption_extension or "") for each in found)
+    target = next(path for path in wanted if path != misnamed and path.name.casefold() == misnamed.name.casefold())
     if misnamed.is_symlink() or not misnamed.is_file():
         raise CannotFixError(f"{visible(misnamed.name)} is not a regular file; rename it to {visible(target.name)}")
     if target.exists():
@@ -228,14 +244,10 @@ def _renamed(misnamed: Path, picture: Path, check: Check) -> Fix:
     return Fix(path=misnamed, target=target, what=what, make=partial(shutil.copyfile, misnamed))
 
 
-def _subset_of(path: Path, check: Check, *, folder: bool = False) -> SubsetInventory:
-    """The dataset that contains the item, or with `folder` the one of the item's folder."""
+def _subset_of(path: Path, check: Check) -> SubsetInventory:
+    """The first dataset that contains the item."""
     found = check.inventory.subsets if check.inventory is not None else ()
-    return next(
-        each
-        for each in found
-        if (each.subset.directory == path.parent if folder else any(item.path == path for item in each.items))
-    )
+    return next(each for each in found if any(item.path == path for item in each.items))
 
 
 def _common_speeds(check: Check) -> dict[int, float]:

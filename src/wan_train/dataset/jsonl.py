@@ -80,7 +80,7 @@ def read(source: Path, kind: MediaKind, bases: Sequence[Path]) -> Records:
             records.append(Record(path=path, caption=caption, row=row))
             extra.update(key for key in record if key.startswith(_OTHER_MODELS) and key != "image_path_0")
     if not any(line.strip() for line in lines):
-        problems.append(_about(source, "holds no records", _example(kind), ProblemKind.EMPTY_DATASET))
+        problems.append(_about(source, "contains no records", _example(kind), ProblemKind.EMPTY_DATASET))
     for key, count in extra.items():
         problems.append(unused(path=source, what=f"{key} of {count} record{'' if count == 1 else 's'}"))
     return Records(records=tuple(records), problems=tuple(problems))
@@ -158,7 +158,8 @@ def _caption(record: dict[str, object]) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _BadRecordError("has half of a surrogate pair in its caption", "Write the caption in UTF-8") from None
+        what = "has an invalid Unicode escape (half of a surrogate pair) in its caption"
+        raise _BadRecordError(what, "Write the caption in UTF-8") from None
     return value
 
 

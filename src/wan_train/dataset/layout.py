@@ -49,7 +49,8 @@ class TrainedFile:
 def trained_files(found: SubsetInventory) -> tuple[TrainedFile, ...]:
     """The trained part of every item, in inventory order, by the trainer's own arithmetic.
 
-    If several files have the same cache name, only the first counts, as in training.
+    Of several files with the same cache name the trainer keeps one, by chance of its threads. All would have the same
+    size and frames, so the first stands for it here.
     """
     names: set[tuple[str | int, ...]] = set()
     return tuple(_one(item, found.subset, names) for item in found.items)

@@ -132,19 +132,19 @@ class _Scan:
         self._orphans(directory, {*listing.images, *listing.videos, *listing.lookalikes}, others)
 
     def _nothing_found(self, directory: Path, listing: Listing) -> None:
-        noun = "pictures" if self.subset.kind is MediaKind.IMAGE else "videos"
+        noun, other_noun = ("picture", "video") if self.subset.kind is MediaKind.IMAGE else ("video", "picture")
         inside = next(media_subfolders(directory, listing.subfolders), None)
         other = listing.videos if self.subset.kind is MediaKind.IMAGE else listing.images
         if inside is not None:
             fix = f"Subfolders are not read; use {inside} instead"
         elif other:
             other_key = "video_directory" if self.subset.kind is MediaKind.IMAGE else "image_directory"
-            fix = f"It contains {len(other)} files of the other kind; use {other_key}"
+            fix = f"It contains {len(other)} {other_noun}{'' if len(other) == 1 else 's'}; use {other_key}"
         elif listing.lookalikes:
             fix = f"{listing.lookalikes[0]} has an unsupported type; convert it"
         else:
-            fix = f"Add {noun} and their captions"
-        self.report(ProblemKind.EMPTY_DATASET, Severity.STOPS, f"contains no {noun}", fix, directory)
+            fix = f"Add {noun}s and their captions"
+        self.report(ProblemKind.EMPTY_DATASET, Severity.STOPS, f"contains no {noun}s", fix, directory)
 
     def _note_ignored(self, directory: Path, listing: Listing) -> None:
         for name in listing.lookalikes:
@@ -176,7 +176,7 @@ class _Scan:
         misnamed = _in_other_case(without, listing, extension)
         is_all = len(without) == count
         if without and is_all and not misnamed:
-            what = f"has no {extension} caption for any of {count} files"
+            what = f"has no {extension} caption for {f'any of {count} files' if count > 1 else 'its one file'}"
             self.report(
                 ProblemKind.NO_CAPTIONS, Severity.STOPS, what, f"Write one {extension} file for each", directory
             )
@@ -250,7 +250,9 @@ class _Scan:
                 yield item(width=seen.width, height=seen.height)
             case Clip():
                 if seen.frames is None:
-                    self.unknown_lengths += 1
+                    what = "has no frames that can be counted, so the steps are unknown"
+                    fix = "Encode it again from its original, or remove it"
+                    self.report(ProblemKind.FRAMES_UNKNOWN, Severity.NOTE, what, fix, path)
                 if self.subset.video is not None:
                     self.problems += checks.check_clip(path, seen, self.subset.video)
                 yield item(width=seen.width, height=seen.height, frames=seen.frames)
@@ -281,7 +283,8 @@ class _Scan:
         self._check_cache()
         self.problems += duplicates(self.sizes)
         if self.unknown_lengths:
-            what = f"the length of {self.unknown_lengths} videos is unknown, so the steps are unknown"
+            count = f"{self.unknown_lengths} video{'' if self.unknown_lengths == 1 else 's'}"
+            what = f"the length of {count} is unknown, so the steps are unknown"
             fix = "Install PyAV to read videos: pip install av"
             self.report(ProblemKind.FRAMES_UNKNOWN, Severity.NOTE, what, fix)
         video = self.subset.video
@@ -293,29 +296,42 @@ class _Scan:
                 self.report(ProblemKind.MIXED_SHAPES, Severity.STOPS, what, fix)
 
     def _check_stems(self, items: list[Item]) -> None:
-        """Report shared cache names (stem and, for pictures, stored size): only one file of each name is trained."""
+        """Report shared cache names.
+
+        Only one file of each latent cache is trained (stem and stored size of a picture, trained size of a clip), and
+        only one caption of each stem.
+        """
         stems: dict[str, list[Item]] = defaultdict(list)
         for item in items:
             stems[_stem(item.path.name)].append(item)
         for group in stems.values():
             for position, item in enumerate(group[1:], start=1):
-                size = (item.width, item.height)
-                same = next((e for e in group[:position] if (e.width, e.height) == size), None)
-                if same is not None or self.subset.kind is MediaKind.VIDEO:
-                    what = f"shares its cache with {(same or group[0]).path.name}, so one of them is not trained"
+                earlier = group[:position]
+                same = next((each for each in earlier if _share_latents(each, item, self.subset)), None)
+                words = (item.caption_path, item.caption)
+                other = next((each for each in earlier if (each.caption_path, each.caption) != words), None)
+                if same is not None:
+                    what = f"shares its cache with {same.path.name}, so one of them is not trained"
                     self.report(ProblemKind.SAME_STEM, Severity.LOSES, what, "Rename one of them", item.path)
-                elif item.caption_path == group[0].caption_path:
+                elif other is not None:
+                    what = f"shares its caption cache with {other.path.name}, so one caption is lost"
+                    self.report(ProblemKind.SAME_STEM, Severity.HARMS, what, "Rename one of them", item.path)
+                else:
                     what = f"shares its caption with {group[0].path.name}"
                     self.report(ProblemKind.SAME_STEM, Severity.NOTE, what, "Rename one if they differ", item.path)
-                else:
-                    what = f"shares its caption cache with {group[0].path.name}, so one caption is lost"
-                    self.report(ProblemKind.SAME_STEM, Severity.HARMS, what, "Rename one of them", item.path)
 
     def _check_cache(self) -> None:
         cache = self.subset.cache_directory
         if not can_be_written(cache):
             what = "cannot be written, so caches go below the runs directory"
             self.report(ProblemKind.CACHE_PATH, Severity.NOTE, what, "Choose another folder with --cache-dir", cache)
+
+
+def _share_latents(one: Item, other: Item, subset: Subset) -> bool:
+    """Whether two items of one stem have the same latent cache; assumed for a clip of unknown size."""
+    if subset.kind is MediaKind.IMAGE:
+        return (one.width, one.height) == (other.width, other.height)
+    return None in {one.width, other.width} or _video_bucket(one, subset) == _video_bucket(other, subset)
 
 
 def _video_bucket(item: Item, subset: Subset) -> tuple[int, int]:
@@ -424,7 +440,7 @@ def check(
 ) -> Check:
     """Check everything; never raises for what is in the dataset or its dataset.toml.
 
-    `progress` gets the number of pictures decoded and the total.
+    `progress` gets the number of pictures and clips decoded, and their total.
     """
     path, is_written = located.toml_path, isinstance(located, ExistingConfig)
     try:

@@ -58,7 +58,7 @@ def _text(value: object) -> tuple[ProblemKind, str, str] | None:
 def _extension(value: object) -> tuple[ProblemKind, str, str] | None:
     found = _text(value)
     if found is None and isinstance(value, str) and not value.startswith("."):
-        return ProblemKind.WRONG_VALUE, f'"{value}" lacks its dot', f'Write ".{value}"'
+        return ProblemKind.WRONG_VALUE, f'"{value}" has no leading dot', f'Write ".{value}"'
     if found is None and isinstance(value, str) and "/" in value:
         return ProblemKind.WRONG_VALUE, f'"{value}" is not a file extension', 'Write ".txt"'
     return found

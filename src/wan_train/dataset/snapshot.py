@@ -107,7 +107,7 @@ def _render(text: str, wanted: Mapping[str, Any]) -> str:
     except (tomlkit.exceptions.TOMLKitError, tomllib.TOMLDecodeError, ValueError, KeyError, TypeError, IndexError):
         pass
     plain = tomlkit.dumps(dict(wanted))
-    return "# Rewritten plainly; the comments are in the original file.\n" + plain
+    return "# Rewritten without comments; they are in the original file.\n" + plain
 
 
 def _edit(text: str, wanted: Mapping[str, Any]) -> str:

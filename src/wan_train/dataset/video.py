@@ -57,7 +57,7 @@ def read_clip(path: Path) -> Clip | Unreadable | None:
     try:
         with av.open(os.fspath(path)) as container:
             if not container.streams.video:
-                return Unreadable(ProblemKind.UNREADABLE_MEDIA, "holds no video")
+                return Unreadable(ProblemKind.UNREADABLE_MEDIA, "contains no video stream")
             stream = container.streams.video[0]
             rate = stream.average_rate
             frames = stream.frames
@@ -137,5 +137,5 @@ def decode(path: Path, *, at_most: int | None) -> Decoded | Unreadable | None:
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         return damaged(path, error)
     if turns is None:
-        return Unreadable(ProblemKind.UNREADABLE_MEDIA, "holds no frame that can be decoded")
+        return Unreadable(ProblemKind.UNREADABLE_MEDIA, "has no frame that can be decoded")
     return Decoded(quarter_turns=turns, frames=frames)

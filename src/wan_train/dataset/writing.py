@@ -160,7 +160,7 @@ def _kinds(folder: Path) -> tuple[MediaKind, ...]:
     try:
         str(folder).encode()
     except UnicodeEncodeError:
-        what = "has a name that is not UTF-8, which TOML cannot hold"
+        what = "has a name that is not UTF-8, which TOML does not allow"
         raise _refused(folder, what, "Rename the folder") from None
     if pattern := pattern_characters(folder):
         what = f"contains {pattern}; the trainer reads that as a pattern and finds no caches"

@@ -185,7 +185,7 @@ def _mixed_precision(training: Training, machine: Machine) -> tuple[str, str]:
             f"the DiT weights are stored as {dtype}, which cannot be trained: the trainer casts to fp8 itself",
             hint="Use the fp16 or bf16 files; `wan-train provision` fetches them.",
         )
-    return _PRECISION[dtype], f"the DiT file is {dtype} and the trainer demands the same precision"
+    return _PRECISION[dtype], f"the DiT file is {dtype} and the trainer requires the same precision"
 
 
 def _fp8(training: Training, machine: Machine) -> tuple[bool, str]:

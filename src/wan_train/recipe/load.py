@@ -16,7 +16,7 @@ from wan_train.recipe.model import ExpertSpec, Origin, Recipe, Source, Training,
 from wan_train.recipe.terms import Attention, Expert, Preset, Task
 from wan_train.recipe.values import ATTENTION_KEYS, FIELDS, Options, read_settings, shared_only, unknown
 
-_HINT = "Compare it with a shipped one, or with the recipe.toml of a run."
+_HINT = "Compare it with a shipped recipe, or with the recipe.toml of a run."
 _TOP_KEYS = ("name", "base", "task", "models", "high", "low", "training", "passthrough")
 _EXPERT_KEYS = ("dit", "min_timestep", "max_timestep", "training")
 

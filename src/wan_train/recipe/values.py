@@ -99,7 +99,7 @@ def read_settings(
 
 def shared_only(name: str) -> str | None:
     """Why a setting cannot be given for one expert alone; None if it can."""
-    return "holds for both experts: give it for both" if _has(name, "is_shared") else None
+    return "applies to both experts; set it for both" if _has(name, "is_shared") else None
 
 
 def unknown(key: str, known: Collection[str], called: Callable[[str], str]) -> str:
@@ -138,7 +138,7 @@ def _typed(value: object, kind: str) -> tuple[Any, str | None]:
         case _:
             pass
     names = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
-    return None, f"must be {names.get(kind.removesuffix(' | None'), 'a list of texts')}, not {one_line(repr(value))}"
+    return None, f"must be {names.get(kind.removesuffix(' | None'), 'a list of strings')}, not {one_line(repr(value))}"
 
 
 def _range_problem(name: str, value: object) -> str | None:

@@ -45,13 +45,14 @@ class Machine:
     def cache(self) -> Path:
         return self.root / "cache"
 
-    def manager(self, name: str, *, size: int = 64) -> CacheManager:
+    def manager(self, name: str, *, size: int = 64, source: str = "") -> CacheManager:
+        source = source or f"image_directory = '{self.root}'"
         home = self.root / name
         home.mkdir()
         config = home / "dataset.toml"
         config.write_text(
             f"[general]\nresolution = [{size}, {size}]\ncaption_extension = '.txt'\n[[datasets]]\n"
-            f"image_directory = '{self.root}'\ncache_directory = '{self.cache}'\n"
+            f"{source}\ncache_directory = '{self.cache}'\n"
         )
         inputs = CacheInputs(
             config=config,
@@ -228,6 +229,29 @@ def test_a_step_that_gets_no_gpu_does_not_keep_others_away(machine: Machine) -> 
     machine.look(other, LATENTS)
     assert other.may_launch(LATENTS)
     assert not one.may_launch(LATENTS)
+
+
+def test_clips_of_one_stem_and_two_sizes_are_cached_once(machine: Machine) -> None:
+    """The trainer caches both, since a clip's cache name has the size that it is trained at."""
+    records = ""
+    for folder, size in (("square", (64, 64)), ("wide", (128, 64))):
+        clip = machine.root / folder / "a"
+        clip.mkdir(parents=True)
+        Image.new("RGB", size).save(clip / "0.png")
+        records += json.dumps({"video_path": str(clip), "caption": "a cat"}) + "\n"
+    (machine.root / "clips.jsonl").write_text(records)
+    source = f"video_jsonl_file = '{machine.root}/clips.jsonl'"
+    manager = machine.manager("one", source=source)
+    machine.look(manager, LATENTS)
+    manager.clear(LATENTS)
+    for width, height in ((64, 64), (80, 48)):
+        name = f"a_00000-001_{width:04d}x{height:04d}_wan.safetensors"
+        write(machine.cache / name, "latents", [16, 1, height // 8, width // 8], "a cat")
+    assert manager.conclude(LATENTS) is None
+    manager.over(LATENTS)
+    manager.close()
+    (found,) = machine.look(machine.manager("again", source=source), LATENTS)
+    assert isinstance(found, UpToDate)
 
 
 class TestWhatIsMadeAgain:

@@ -247,6 +247,9 @@ def test_many_pictures_are_decoded_only_when_asked(tmp_path: Path) -> None:
     found = look_at(tmp_path)
     assert "2 pictures were not decoded" in found.left_out[0]
     assert "--thorough" in found.left_out[0]
+    (tmp_path / "0.png").write_bytes(png_of_size(15_000, 11_000))
+    (tmp_path / "1.png").unlink()
+    assert "1 picture was not decoded" in look_at(tmp_path).left_out[0]
 
 
 def test_what_cannot_be_read_at_all_comes_as_problems_of_the_file(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_of_several_resolutions_those_that_are_there_keep_their_caches(pictures:
         (ConfigValues(source_fps=30.0), "is for clips"),
         (ConfigValues(batch_size=0), "batch_size"),
         (ConfigValues(resolutions=((8, 8),)), "resolution"),
-        (ConfigValues(caption_extension="txt"), "lacks its dot"),
+        (ConfigValues(caption_extension="txt"), "has no leading dot"),
     ],
 )
 def test_what_would_not_work_is_refused(pictures: Path, values: ConfigValues, said: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import struct
@@ -17,6 +18,7 @@ from PIL import Image
 from dataset.support import draw
 from wan_train.base.errors import BadInputError
 from wan_train.dataset import captions, fix, video
+from wan_train.dataset.deep_scan import Depth
 from wan_train.dataset.model import (
     GUIDE_READING,
     NEWEST_READING,
@@ -352,6 +354,25 @@ def clip_at(path: Path, times: list[float], *, source_fps: float | None = None) 
     )
 
 
+def test_progress_counts_pictures_and_clips(pictures: Path) -> None:
+    clip(pictures / "c.mp4", 16)
+    clip(pictures / "d.mp4", 16)
+    (pictures / "dataset.toml").write_text(
+        f"[general]\ncaption_extension = '.txt'\n"
+        f"[[datasets]]\nimage_directory = '{pictures}'\ncache_directory = '{pictures}/c1'\n"
+        f"[[datasets]]\nvideo_directory = '{pictures}'\ncache_directory = '{pictures}/c2'\n"
+    )
+    told: list[tuple[int, int]] = []
+    check(
+        resolve_dataset(str(pictures)),
+        reading=GUIDE_READING,
+        overrides=DatasetOverrides(),
+        depth=Depth.THOROUGH,
+        progress=lambda done, all_: told.append((done, all_)),
+    )
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
 FAST_THEN_SLOW = [number / 30 for number in range(30)] + [1 + number / 15 for number in range(30)]
 
 
@@ -388,6 +409,43 @@ def test_a_caption_in_another_case_is_named_and_renamed(pictures: Path) -> None:
     assert not (pictures / "UP.TXT").exists()
     assert (pictures / fix.BACKUP / "now" / "UP.TXT").read_bytes() == text
     assert {each.kind for each in look_at(pictures).problems} <= {ProblemKind.NEAR_DUPLICATE}
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_a_caption_is_renamed_where_the_disk_has_no_hard_links(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, is_taken: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    (pictures / "a.txt").rename(pictures / "a.TXT")
+    planned = fix.plan(look_at(pictures))
+    monkeypatch.setattr(os, "link", refuse)
+    if is_taken:
+        (pictures / "a.txt").write_text("another program's")
+        with fix.locked({pictures}), pytest.raises(FileExistsError):
+            fix.apply(planned.fixes[0], "now")
+        assert (pictures / "a.txt").read_text() == "another program's"
+        assert (pictures / "a.TXT").read_text() == "a drawing"
+    else:
+        assert fix_all(pictures) == ["renamed to a.txt"]
+        assert (pictures / "a.txt").read_text() == "a drawing"
+        assert not (pictures / "a.TXT").exists()
+    assert (pictures / fix.BACKUP / "now" / "a.TXT").read_text() == "a drawing"
+
+
+def test_each_dataset_of_a_folder_gives_its_captions_its_own_extension(pictures: Path) -> None:
+    clip(pictures / "c.mp4", 16)
+    (pictures / "c.txt").rename(pictures / "c.CAP")
+    (pictures / "a.txt").rename(pictures / "a.TXT")
+    (pictures / "dataset.toml").write_text(
+        f"[[datasets]]\nimage_directory = '{pictures}'\ncaption_extension = '.txt'\n"
+        f"cache_directory = '{pictures}/c1'\n"
+        f"[[datasets]]\nvideo_directory = '{pictures}'\ncaption_extension = '.cap'\n"
+        f"cache_directory = '{pictures}/c2'\n"
+    )
+    assert sorted(fix_all(pictures)) == ["renamed to a.txt", "renamed to c.cap"]
+    assert (pictures / "c.cap").read_text() == "a lamp"
 
 
 def test_where_every_caption_is_in_another_case_each_is_named_and_training_stops(pictures: Path) -> None:

@@ -87,7 +87,9 @@ def test_videos_in_a_picture_dataset_are_pointed_out(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "x.mp4").touch()
-    assert "use video_directory" in only(folder).fix
+    assert only(folder).fix == "It contains 1 video; use video_directory"
+    (folder / "y.mp4").touch()
+    assert only(folder).fix == "It contains 2 videos; use video_directory"
 
 
 def test_a_missing_caption_stops_one_trainer_and_costs_the_other_a_picture(pictures: Path) -> None:
@@ -107,6 +109,9 @@ def test_no_captions_at_all_is_one_problem_and_stops_both_trainers(pictures: Pat
     for inventory in (scan(config_for(pictures)), scan(config_for(pictures), reading=NEWEST_READING)):
         (problem,) = inventory.problems
         assert (problem.kind, problem.severity) == (ProblemKind.NO_CAPTIONS, Severity.STOPS)
+        assert problem.what == "has no .txt caption for any of 2 files"
+    (pictures / "b.jpg").unlink()
+    assert only(pictures).what == "has no .txt caption for its one file"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +119,7 @@ def test_no_captions_at_all_is_one_problem_and_stops_both_trainers(pictures: Pat
     [
         (b"", ProblemKind.EMPTY_CAPTION, Severity.HARMS),
         (b" \n\t ", ProblemKind.EMPTY_CAPTION, Severity.HARMS),
-        (b"\xef\xbb\xbfa cat", ProblemKind.CAPTION_ENCODING, Severity.HARMS),
+        (b"\xef\xbb\xbfa cat", ProblemKind.CAPTION_ENCODING, Severity.NOTE),
         (b"caf\xe9", ProblemKind.CAPTION_ENCODING, Severity.STOPS),
         ("a cat".encode("utf-16"), ProblemKind.CAPTION_ENCODING, Severity.STOPS),
         (b"a\0cat", ProblemKind.CAPTION_ENCODING, Severity.HARMS),
@@ -221,6 +226,35 @@ def test_one_stem_in_two_sizes_is_trained_twice_and_noted(pictures: Path) -> Non
     draw(pictures / "a.jpg", (320, 640))
     assert (only(pictures).kind, only(pictures).severity) == (ProblemKind.SAME_STEM, Severity.NOTE)
     assert summary(scan(config_for(pictures))).items_with_repeats == 3
+
+
+@pytest.mark.parametrize(("captions", "severity"), [(("a", "a"), Severity.NOTE), (("a", "b"), Severity.HARMS)])
+def test_records_of_one_stem_share_a_caption_cache(
+    pictures: Path, tmp_path: Path, captions: tuple[str, str], severity: Severity
+) -> None:
+    (tmp_path / "more").mkdir()
+    paths = (pictures / "a.png", draw(tmp_path / "more" / "a.png", (320, 640), caption=None))
+    records = [
+        json.dumps({"image_path": str(path), "caption": words}) for path, words in zip(paths, captions, strict=True)
+    ]
+    (found,) = scan(load(jsonl_config(tmp_path, "image", records))).problems
+    assert (found.kind, found.severity) == (ProblemKind.SAME_STEM, severity)
+
+
+@pytest.mark.parametrize(("size", "severity"), [((320, 320), Severity.LOSES), ((640, 320), Severity.NOTE)])
+def test_clips_of_one_stem_share_a_cache_only_in_one_trained_size(
+    tmp_path: Path, size: tuple[int, int], severity: Severity
+) -> None:
+    records = []
+    for folder, frame in (("one", (320, 320)), ("other", size)):
+        clip = tmp_path / folder / "a"
+        clip.mkdir(parents=True)
+        draw(clip / "0.png", frame, caption=None)
+        records.append(json.dumps({"video_path": str(clip), "caption": "a cat"}))
+    inventory = scan(load(jsonl_config(tmp_path, "video", records)))
+    (found,) = inventory.problems
+    assert (found.kind, found.severity) == (ProblemKind.SAME_STEM, severity)
+    assert summary(inventory).items_with_repeats == (1 if severity is Severity.LOSES else 2)
 
 
 def test_a_name_too_long_for_its_cache_file_stops(pictures: Path) -> None:
@@ -332,6 +366,38 @@ def test_a_folder_of_pictures_may_be_a_video(pictures: Path, tmp_path: Path) -> 
     counted = summary(inventory)
     assert counted.items_with_repeats == 2
     assert [bucket.frames for bucket in counted.subsets[0].buckets] == [1, 9]
+
+
+def videos_config(folder: Path) -> Path:
+    path = folder / "dataset.toml"
+    path.write_text(f"[[datasets]]\nvideo_directory = '{folder}'\ncaption_extension = '.txt'\ntarget_frames = [1]\n")
+    return path
+
+
+def test_a_clip_without_frames_is_named_and_needs_no_pyav(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "x.avi"), "w") as file:
+        stream = file.add_stream("mpeg4", rate=16)
+        stream.width, stream.height = 160, 96
+        file.start_encoding()
+    (tmp_path / "x.txt").write_text("a lamp")
+    (found,) = [each for each in scan(load(videos_config(tmp_path))).problems if each.severity is Severity.NOTE]
+    assert (found.kind, found.path) == (ProblemKind.FRAMES_UNKNOWN, tmp_path / "x.avi")
+    assert "PyAV" not in found.sentences
+
+
+@pytest.mark.parametrize(("names", "said"), [("x", "1 video is unknown"), ("xy", "2 videos is unknown")])
+def test_without_pyav_the_length_of_clips_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: str, said: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    for name in names:
+        (tmp_path / f"{name}.mp4").write_bytes(b"video")
+        (tmp_path / f"{name}.txt").write_text("a lamp")
+    (found,) = [each for each in scan(load(videos_config(tmp_path))).problems if "length" in each.what]
+    assert (found.kind, found.severity) == (ProblemKind.FRAMES_UNKNOWN, Severity.NOTE)
+    assert said in found.what
+    assert "pip install av" in found.fix
 
 
 def test_repeats_buckets_and_batches_are_summed_up(pictures: Path) -> None:

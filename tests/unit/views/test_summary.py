@@ -59,7 +59,7 @@ def test_at_most_20_lines_of_80_columns_whatever_there_is_to_say() -> None:
 
 
 def test_only_settings_that_differ_from_the_recipe_are_adjusted() -> None:
-    reason = "the DiT file is F16 and the trainer demands the same precision"
+    reason = "the DiT file is F16 and the trainer requires the same precision"
     same, other = (Choice(setting="mixed_precision", value=value, reason=reason) for value in ("fp16", "bf16"))
     chosen = Choice(setting="blocks_to_swap", value="7", reason="chosen (--blocks-to-swap)")
     assert [x for x in _brief(make_plan(choices=(same,))) if "mixed_precision" in x] == []
