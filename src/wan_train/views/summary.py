@@ -134,8 +134,8 @@ def _joined(plan: Plan, say: Callable[[ExpertSpec], str]) -> str:
 
 def _dataset(plan: Plan, now: AtStart, width: int) -> str:
     facts = plan.dataset
-    kinds = {subset.kind for subset in now.dataset.subsets} if now.dataset is not None else set[MediaKind]()
-    match list(kinds):
+    subsets = now.dataset.subsets if now.dataset is not None else ()
+    match list({subset.kind for subset in subsets}):
         case [MediaKind.IMAGE]:
             what = "picture"
         case [MediaKind.VIDEO]:
@@ -143,8 +143,11 @@ def _dataset(plan: Plan, now: AtStart, width: int) -> str:
         case _:
             what = "item"
     counted = [count(facts.items, what), count(facts.captions, "caption")]
-    if facts.repeats is not None and facts.repeats != facts.items:
-        counted.append(f"{facts.repeats:,} with repeats")
+    if facts.repeats is not None:
+        # A video may give several items, and a file may be in several datasets.
+        items = sum(subset.items or 0 for subset in subsets) if subsets else facts.items
+        counted += [count(items, "item")] if items != facts.items else []
+        counted += [f"{facts.repeats:,} with repeats"] if facts.repeats != items else []
     if now.problems is not None:
         counted.append(count(now.problems, "warning") if now.problems else "no problems")
     place = now.new_toml.parent if now.new_toml is not None else facts.source
