@@ -125,6 +125,21 @@ def test_other_files_are_one_row_beside_the_base(tmp_path: Path) -> None:
     assert names(both) == [BASE, "10", "cat-high"]
 
 
+@pytest.mark.parametrize("stem", ["10", "10:40", "base"])
+def test_a_file_named_like_another_row_is_a_row_of_its_own(tmp_path: Path, stem: str) -> None:
+    own = world(tmp_path)
+    own.keep({10: 1.0, 40: 2.0})
+    path = lora(tmp_path / f"{stem}.safetensors", 3.0, expert=Expert.HIGH)
+    asked = PreviewRequest(prompts=own.prompts("a fox --w 64 --h 32\n"), epochs=(10,), pairs=(Epochs.parse("10:40"),))
+    first = own.ready(asked, files={Expert.HIGH: path})
+    assert names(first) == [BASE, "10", f"file {stem}", "10:40"]
+    write_inputs(first)
+    unfinished = own.ready(PreviewRequest(prompts=None))
+    assert names(unfinished) == [BASE, "10", "10:40", f"file {stem}"]
+    session(first, Painter(), own.plan)[0].run()
+    assert names(own.ready(asked, epochs=(10, 40))) == [BASE, "10", "40", "10:40", f"file {stem}"]
+
+
 def test_a_lora_of_another_task_is_refused(tmp_path: Path) -> None:
     own = world(tmp_path)
     path = lora(
