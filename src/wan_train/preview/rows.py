@@ -247,7 +247,7 @@ def _raise(problems: Sequence[str], run_id: str, *, hint: str | None) -> None:
     unique = list(dict.fromkeys(problems))
     listing = "\n".join(f"  {problem}" for problem in unique)
     raise BadInputError(
-        f"this cannot be drawn, {count(len(unique), 'problem')}:\n{listing}",
+        f"cannot draw this preview ({count(len(unique), 'problem')}):\n{listing}",
         hint=hint or f"See what is kept: wan-train preview {run_id} --dry-run",
     )
 

@@ -203,7 +203,7 @@ def _samples(plan: Plan) -> Iterator[Row]:
     yield Row(
         label="Samples", value=f"{count(prompts, 'prompt')} every {sample_times(plan)}: {' and '.join(made)}, {sizes}"
     )
-    yield Row(value="Training pauses for each sample. T5 is loaded again, the VAE for each sample.")
+    yield Row(value="Training pauses for sampling. T5 is reloaded each time, the VAE per sample.")
 
 
 def _disk(plan: Plan) -> Row:

@@ -94,11 +94,11 @@ def test_a_broken_lora_among_many_is_left_out_and_a_named_one_is_refused(tmp_pat
     cut.write_bytes(cut.read_bytes()[:-8])
     ready = own.ready()
     assert names(ready) == [BASE, "40"]
-    assert any("Epoch 20 is left out" in note and "not finite" in note for note in ready.notes)
+    assert any("Epoch 20 is left out" in note and "NaN or infinity" in note for note in ready.notes)
     assert any("Epoch 10 is left out" in note and "incomplete" in note for note in ready.notes)
     said = refusal(own, epochs=(10, 20))
     assert "incomplete" in said
-    assert "not finite" in said
+    assert "NaN or infinity" in said
 
 
 def test_when_all_loras_are_broken_each_reason_is_said(tmp_path: Path) -> None:
