@@ -129,7 +129,7 @@ def test_a_preset_is_checked_and_planned_as_what_it_says(quiet_box: ScriptedBox,
     found = json.loads(quiet_box.run_cli("dataset", "check", str(folder), "--json").stdout)
     assert found["trained"]["files"] == 2
     planned = quiet_box.run_cli("--dataset", str(folder), "--dry-run", COLUMNS="100").stdout
-    assert "2 pictures, 2 captions, 8 with repeats" in planned
+    assert "2 pictures, 2 captions, 8 items, no problems" in planned
     assert "320x320, 480x480, 640x640, 960x960, " in planned
 
 

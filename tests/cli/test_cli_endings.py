@@ -105,7 +105,7 @@ def test_a_finished_run_takes_another_ending(
         for name, value in api.environ().items():
             monkeypatch.setenv(name, value)
         assert run(["resume", plan.run_id, "--then", "stop"]) == 0
-        assert "The box is stopped once its last run is over." in capsys.readouterr().err
+        assert "The box will be stopped once its last run is over." in capsys.readouterr().err
         duties = read_duties(run_dir)
         assert duties is not None
         assert duties.then is Then.STOP

@@ -220,7 +220,7 @@ def _shows(screen: Terminal, words: str) -> bool:
 def test_the_countdown_is_seen_and_a_key_keeps_the_box_on(terminal: Start, scripted_box: ScriptedBox) -> None:
     with vast_api() as api:
         screen = terminal(*scripted_box.train_words("--then", "stop"), columns=80, **api.environ())
-        screen.shows(lambda lines: any("The box is stopped in" in line for line in lines))
+        screen.shows(lambda lines: any("The box will be stopped in" in line for line in lines))
         screen.types("k")
         assert screen.ends() == 0
         assert "The box stays on, and costs money: the key k cancelled its end." in screen.text

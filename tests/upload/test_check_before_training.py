@@ -56,7 +56,7 @@ def test_every_problem_is_said_at_once(place: Place, hub: UploadHub, rclone: Pat
     targets = ["rclone:nowhere:x", "hf:another/cat", f"rclone:{tmp_path}/shelf"]
     with pytest.raises(NotReadyError) as caught:
         check_targets(targets, place.settings, Sink())
-    assert "rclone:nowhere:x: rclone knows no remote named 'nowhere'" in caught.value.message
+    assert "rclone:nowhere:x: rclone has no remote named 'nowhere'" in caught.value.message
     assert "hf:another/cat: the repository is another's" in caught.value.message
     assert "rclone config" in str(caught.value.hint)
     assert not list((tmp_path / "shelf").iterdir())

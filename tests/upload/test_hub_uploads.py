@@ -65,7 +65,7 @@ def test_a_lora_is_sent_while_the_other_still_trains(
     place.upload(TARGET)
     assert not due(place.run, [TARGET], now=place.clock.now())
     assert set(hub.repos["me/cat"].files) == {HIGH, "README.md", *RECORDS}
-    assert unverified(place.run, [TARGET]) == ("the run is not over",)
+    assert unverified(place.run, [TARGET]) == ("the run has not ended",)
     lora(place.path / LOW, 2.0)
     assert due(place.run, [TARGET], now=place.clock.now())
     place.upload(TARGET)
@@ -184,7 +184,7 @@ def test_other_bytes_at_the_hub_are_noticed(place: Place, hub: UploadHub) -> Non
     lora(place.path / KEPT, 3.0)
     hub.damages = {KEPT}
     assert not place.upload(TARGET).problems
-    assert f"the hub has other bytes than were sent: {KEPT}; retry in 2 s" in "\n".join(place.said)
+    assert f"the hub's copy differs from the uploaded file: {KEPT}; retry in 2 s" in "\n".join(place.said)
     assert hub.repos["me/cat"].files[KEPT] == (place.path / KEPT).read_bytes()
 
 

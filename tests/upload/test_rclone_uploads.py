@@ -71,8 +71,8 @@ def test_a_remote_that_nobody_set_up(place: Place, shelf: Path) -> None:
     code, _, err = place.call("upload", "mylora", "rclone:nowhere:loras")
     assert code == 3
     assert err.count("\n") < 12
-    assert "error: rclone:nowhere:loras: rclone knows no remote named 'nowhere'" in err
-    assert "hint: List those it knows: `rclone listremotes`" in err
+    assert "error: rclone:nowhere:loras: rclone has no remote named 'nowhere'" in err
+    assert "hint: List its remotes: `rclone listremotes`" in err
     assert "`wan-train upload 20261122-141500-mylora rclone:nowhere:loras`" in err
     failed = place.known("rclone:nowhere:loras").failed
     assert failed is not None
@@ -84,7 +84,7 @@ def test_a_place_that_refuses_is_tried_again_later(place: Place, shelf: Path) ->
     folder.mkdir()
     (folder / RUN).write_text("no folder", encoding="utf-8")  # root may write anywhere, so modes would refuse nothing
     problem = place.upload("rclone:shelf:loras").problems["rclone:shelf:loras"]
-    assert "it did not take the files" in problem.reason
+    assert "the remote did not accept the files" in problem.reason
     assert place.clock.slept == [2, 8, 30]
     assert not due(place.run, ["rclone:shelf:loras"], now=place.clock.now())
     (folder / RUN).unlink()

@@ -50,7 +50,7 @@ def test_a_checkpoint_that_can_be_resumed_keeps_the_box(  # noqa: PLR0917  the c
 
 def test_without_a_target_nothing_is_safe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = make(tmp_path, capsys)
-    assert unverified(place.run, []) == ("nothing is uploaded anywhere",)
+    assert unverified(place.run, []) == ("no upload target is set",)
     assert unverified(place.run, ["hf:me/cat"]) == ("hf:me/cat lacks 4 files",)
 
 
@@ -59,4 +59,4 @@ def test_a_dataset_that_is_gone_is_not_safe(place: Place, tmp_path: Path, rclone
     target = f"rclone:{tmp_path}/shelf"
     place.run.dataset_config.write_text("this is no TOML [", encoding="utf-8")
     place.upload(target, "dataset")
-    assert unverified(place.run, [target], ["dataset"]) == ("the dataset cannot be read any more",)
+    assert unverified(place.run, [target], ["dataset"]) == ("the dataset can no longer be read",)

@@ -186,7 +186,7 @@ class Session:
                 if memory is None:
                     raise self._error(diagnosis, _SMALLER[phase])
                 self.memory = memory
-                self.recorder.say(f"The GPU's memory was not enough: {memory.words()}.")
+                self.recorder.say(f"The GPU ran out of memory. Retrying: {memory.words()}.")
             case Cause.DISK_FULL:
                 raise self._error(diagnosis, "Free some disk space: wan-train clean")
             case Cause.BAD_INPUT | Cause.SETTING | Cause.ENVIRONMENT | Cause.MISSING_FILE | Cause.NO_GPU:
@@ -194,7 +194,9 @@ class Session:
             case _ if fruitless >= _FRUITLESS:
                 raise self._error(diagnosis, diagnosis.advice)
             case _:
-                self.recorder.say(f"The drawing was interrupted: {diagnosis.meaning}. It continues with what is left.")
+                self.recorder.say(
+                    f"The drawing was interrupted: {diagnosis.meaning}. Drawing continues with the missing pictures."
+                )
 
     def _error(self, diagnosis: Diagnosis, advice: str) -> DrawingError:
         total = len(list(self.ready.preview.places()))

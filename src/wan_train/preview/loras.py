@@ -51,7 +51,7 @@ def flaws(path: Path, expert: Expert, model: Model) -> tuple[str, ...]:
     try:
         header = read_header(path)
         if (name := first_non_finite(path, header)) is not None:
-            return (f"holds numbers that are not finite, first in {one_line(name)}",)
+            return (f"contains NaN or infinity, first in {one_line(name)}",)
     except BrokenFileError as error:
         return (error.message.removeprefix(f"{path} "),)
     except OSError as error:
@@ -87,8 +87,8 @@ def _unmatched(header: Header, shapes: Mapping[str, tuple[int, ...]] | None) -> 
         wanted = shapes.get(module) if shapes is not None else None
         if wanted is not None and (up.shape[0], down.shape[1]) != wanted[:2]:
             yield (
-                f"has another width than the model: {one_line(module)} is for "
-                f"{down.shape[1]} to {up.shape[0]}, not {wanted[1]} to {wanted[0]}"
+                f"does not match the model's width: {one_line(module)} maps "
+                f"{down.shape[1]} to {up.shape[0]}, the model needs {wanted[1]} to {wanted[0]}"
             )
             return
 

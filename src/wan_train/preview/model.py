@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,7 @@ SCHEMA = 1
 BASE = "base"
 """The name of the row without LoRAs."""
 _KEY_DIGITS = 8
+_EPOCHS = re.compile(r"[0-9]+(:[0-9]+)?")
 
 
 class Solver(StrEnum):
@@ -74,7 +76,8 @@ class Lora:
 class Row:
     """One row: the LoRAs that are drawn together. An expert missing from `loras` draws without one.
 
-    `name` is `base`, an epoch such as `20`, a pair of epochs such as `20:60` (high-noise first), or a file's name.
+    `name` is `base`, an epoch such as `20`, a pair of epochs such as `20:60` (high-noise first), or a file's name
+    (`file 20` if it would read as one of the others).
     """
 
     name: str
@@ -87,9 +90,19 @@ class Row:
         return max(known, default=None)
 
     @property
+    def epochs(self) -> tuple[int, ...]:
+        """The epoch, or the two of a pair. Empty for the base and for files."""
+        return tuple(map(int, self.name.split(":"))) if _EPOCHS.fullmatch(self.name) else ()
+
+    @property
     def slug(self) -> str:
         """The name as part of a file name."""
         return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in self.name)[:60]
+
+
+def file_row_name(stem: str) -> str:
+    """Return the name of a row of files. Rows are found by name, so it differs from every other row's."""
+    return f"file {stem}" if stem == BASE or _EPOCHS.fullmatch(stem) else stem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +253,8 @@ class PreviewDirectory:
                 f"{self.path} is not a preview: it has no preview.json",
                 hint="Draw one: `wan-train preview --prompts FILE`.",
             ) from None
-        return codec.from_json(text, Preview, where=str(self.preview))
+        preview: Preview = codec.from_json(text, Preview, where=str(self.preview))
+        return replace(preview, rows=tuple(map(_named, preview.rows)))
 
     def write(self, preview: Preview) -> None:
         """Write the preview. Raise OSError."""
@@ -264,6 +278,12 @@ class PreviewDirectory:
     def keep_drawing(self, drawing: Drawing) -> None:
         """Append one attempt. Raise OSError."""
         append_lines(self.drawings, codec.to_json(drawing))
+
+
+def _named(row: Row) -> Row:
+    """Return a recorded row under its name of today: older versions named rows of files `base` and `20` too."""
+    is_of_files = any(lora.epoch is None for lora in row.loras.values()) or (row.name == BASE and row.loras)
+    return replace(row, name=file_row_name(row.name)) if is_of_files else row
 
 
 def _lines(path: Path, kind: type[T]) -> list[T]:

@@ -199,23 +199,15 @@ def _continued(run: RunDirectory, request: PreviewRequest) -> PreviewRequest:
             continue
         if len(drawn(directory, preview)) == len(list(preview.places())):
             return request
-        epochs = tuple(int(row.name) for row in preview.rows if row.name.isascii() and row.name.isdigit())
-        named = [row for row in preview.rows if row.name != BASE and not row.name.isdigit()]
-        pairs = tuple(Epochs.parse(row.name) for row in named if _is_pair(row))
-        files = next((row.loras for row in reversed(named) if not _is_pair(row)), {})
+        files = next((row.loras for row in reversed(preview.rows) if row.name != BASE and not row.epochs), {})
         return replace(
             request,
-            epochs=epochs or None,
-            pairs=pairs,
+            epochs=tuple(row.epochs[0] for row in preview.rows if len(row.epochs) == 1) or None,
+            pairs=tuple(Epochs.parse(row.name) for row in preview.rows if len(row.epochs) > 1),
             files={expert: lora.path for expert, lora in files.items()},
             strength=preview.strength,
         )
     return request
-
-
-def _is_pair(row: Row) -> bool:
-    """Whether a row is a pair of epochs, and not a file with such a name."""
-    return ":" in row.name and all(lora.epoch is not None for lora in row.loras.values())
 
 
 def _own_prompts(run: RunDirectory) -> tuple[str, Path]:
@@ -308,9 +300,8 @@ def _with_earlier(directory: PreviewDirectory, preview: Preview) -> Preview:
 
 def _place(row: Row) -> tuple[int, list[int], str]:
     """Sort key: base, epochs, pairs, files."""
-    numbers = [int(word) for word in row.name.split(":") if word.isascii() and word.isdigit()]
-    kind = 0 if row.name == BASE else len(numbers) or 3
-    return kind, numbers, row.name
+    kind = 0 if row.name == BASE else len(row.epochs) or 3
+    return kind, list(row.epochs), row.name
 
 
 def _check_disk(path: Path, preview: Preview) -> None:

@@ -20,6 +20,7 @@ from wan_train.preview.model import (
     LeftOut,
     Lora,
     Row,
+    file_row_name,
 )
 from wan_train.preview.request import PreviewRequest, Source
 from wan_train.recipe.terms import Expert
@@ -246,7 +247,7 @@ def _raise(problems: Sequence[str], run_id: str, *, hint: str | None) -> None:
     unique = list(dict.fromkeys(problems))
     listing = "\n".join(f"  {problem}" for problem in unique)
     raise BadInputError(
-        f"this cannot be drawn, {count(len(unique), 'problem')}:\n{listing}",
+        f"cannot draw this preview ({count(len(unique), 'problem')}):\n{listing}",
         hint=hint or f"See what is kept: wan-train preview {run_id} --dry-run",
     )
 
@@ -269,4 +270,4 @@ def left_out_notes(left_out: Sequence[LeftOut]) -> Iterator[str]:
 
 
 def _files_name(files: Mapping[Expert, Path]) -> str:
-    return " + ".join(dict.fromkeys(one_line(path.stem, 40) for path in files.values()))
+    return file_row_name(" + ".join(dict.fromkeys(one_line(path.stem, 40) for path in files.values())))

@@ -39,8 +39,8 @@ def row_title(row: Row) -> str:
     """`base model`, `epoch 20`, `epochs 60:40`, or the names of files."""
     if row.name == BASE:
         return "base model"
-    if all(part.isdigit() for part in row.name.split(":")):
-        return f"{'epochs' if ':' in row.name else 'epoch'} {row.name}"
+    if row.epochs:
+        return f"{'epoch' if len(row.epochs) == 1 else 'epochs'} {row.name}"
     return one_line(row.name.removesuffix(".safetensors"), 60)
 
 

@@ -196,12 +196,12 @@ class TrainerBench:
         """Return why the card is not empty, or None if it is. Raise GpuLostError if the card is gone."""
         hint = (
             "The rows so far are kept, and this candidate will not be tried again. "
-            "Look at `nvidia-smi`; if it fails too, reboot the machine or rent another."
+            "Run `nvidia-smi`. If it also fails, reboot the machine or rent another."
         )
         try:
             reading = probe.read()
         except GpuUnavailableError as error:
-            raise GpuLostError(f"the driver does not answer any more: {error.message}", hint=hint) from error
+            raise GpuLostError(f"the GPU driver no longer responds: {error.message}", hint=hint) from error
         now = next((gpu for gpu in reading.gpus if gpu.uuid == self.gpu.uuid), None)
         if now is None:
             reasons = [lost.reason for lost in reading.lost if lost.uuid in {None, self.gpu.uuid}]
@@ -246,7 +246,7 @@ class TrainerBench:
 
 def _why_failed(attempt: AttemptDirectory, *, is_silent: bool) -> tuple[Outcome, str]:
     if is_silent:
-        return Outcome.FAILED, "no output any more"
+        return Outcome.FAILED, "it stopped printing output"
     with attempt.log.open("rb") as log:
         log.seek(max(0, log.seek(0, 2) - _TAIL_BYTES))
         found = diagnose(log.read().decode(errors="replace"))

@@ -53,7 +53,7 @@ def prepare(recipe: Recipe, trainer: Trainer, gpu: Gpu, data: Inventory | Shape,
         if buckets is None:
             raise BadInputError(
                 "the lengths of these clips are unknown, so nothing can be measured with them",
-                hint="Install the extra that reads them: pip install 'wan-train[video]'\nOr leave --dataset out.",
+                hint="Install video support: pip install 'wan-train[video]'\nOr leave --dataset out.",
             )
         picked = pick(data, buckets)
         length = length_of(spec.training, counted, buckets.shapes)

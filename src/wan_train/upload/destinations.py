@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 # rclone: "remote names may contain number, letter, _, -, ., +, @ and space" (https://rclone.org/docs/).
 _REMOTE = re.compile(r"[\w.+@][\w.+@ -]*")
 SCHEMES = (_HUB, _PUBLIC_HUB, _RCLONE)
-_FORMS = "Use hf:USER/REPO, hf:USER/REPO/FOLDER or rclone:REMOTE:PATH."
+_FORMS = "Use hf:USER/REPO[/FOLDER], hf-public:USER/REPO[/FOLDER] or rclone:REMOTE:PATH."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ def parse(text: str) -> Target:
             return _hub(text, text.removeprefix(word), public=word == _PUBLIC_HUB)
     if text.startswith(_RCLONE):
         return _rclone(text, text.removeprefix(_RCLONE))
-    raise _unusable(text, "it begins with neither hf: nor rclone:", _FORMS)
+    raise _unusable(text, "it must begin with hf:, hf-public: or rclone:", _FORMS)
 
 
 def parse_all(texts: Iterable[str]) -> tuple[Target, ...]:
@@ -98,7 +98,7 @@ def _rclone(text: str, place: str) -> RcloneTarget:
         raise _unusable(text.partition(",")[0], "it configures a remote on the fly", hint)
     target = RcloneTarget(place=place)
     if target.remote is None and not place.startswith("/"):
-        hint = f"Use rclone:REMOTE:{shlex.quote(place)}, or the whole path of a local folder, from `/` on."
+        hint = f"Use rclone:REMOTE:{shlex.quote(place)}, or an absolute local path."
         raise _unusable(text, "it names no remote", hint)
     if target.remote is not None and not _REMOTE.fullmatch(target.remote):
         raise _unusable(text, f"{one_line(target.remote)!r} is not a name of a remote")

@@ -99,7 +99,7 @@ class HubStore:
         wrong = [payload for payload in payloads if not _holds(remote, places[payload.name], payload)]
         yield from (Stored(payload=each, where=places[each.name]) for each in payloads if each not in wrong)
         if wrong:
-            reason = f"the hub has other bytes than were sent: {one_line(places[wrong[0].name])}"
+            reason = f"the hub's copy differs from the uploaded file: {one_line(places[wrong[0].name])}"
             raise StoreError(self.target, reason, hint=None, final=False)
 
     def _places(
@@ -115,7 +115,7 @@ class HubStore:
                 return places
         raise StoreError(
             self.target,
-            f"other files have the names of this run's there, also in {one_line(folders[-1])}",
+            f"files with the same names already exist there and in {one_line(folders[-1])}",
             hint=f"Give it a folder of its own: --upload {self.target}/FOLDER",
         )
 
@@ -172,11 +172,11 @@ class HubStore:
         if status == _FORBIDDEN:
             return self._forbidden(api, token, words)
         if status == _MISSING:
-            return _MissingError(self.target, f"it cannot be found on the hub ({words})", hint=None)
+            return _MissingError(self.target, f"not found on the hub ({words})", hint=None)
         if status is None and "OfflineMode" in answer.words:
             return StoreError(self.target, "HF_HUB_OFFLINE is set", hint="`unset HF_HUB_OFFLINE`")
         if status is not None and status < _TRANSIENT_FROM and status != _TOO_MANY:
-            return StoreError(self.target, f"the hub refuses it ({words})", hint=None)
+            return StoreError(self.target, f"the hub rejected the request ({words})", hint=None)
         reason = words if status is not None else _without_status(answer, error)
         hint = "Check the network, HF_ENDPOINT and proxies."
         return StoreError(self.target, reason, hint=hint, final=False, retry_after=answer.retry_after)

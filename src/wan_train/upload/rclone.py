@@ -79,7 +79,7 @@ class RcloneStore:
         if not done.succeeded:
             for payload in files:
                 payload.check()
-            raise self._failure("it did not take the files", done)
+            raise self._failure("the remote did not accept the files", done)
 
     def _compare(self, source: Path, there: str, files: Sequence[Payload]) -> Iterator[Payload]:
         """Yield files that are the same there, by the remote's own checksums. Files are read back if it has none."""
@@ -93,7 +93,7 @@ class RcloneStore:
         if wrong:
             for payload in wrong:
                 payload.check()
-            raise self._failure(f"{one_line(wrong[0].name)} is not the same there", done)
+            raise self._failure(f"the remote copy of {one_line(wrong[0].name)} differs", done)
 
     def _rclone(
         self, options: Sequence[str], source: Path, there: str, files: Sequence[Payload], *, seconds: float
@@ -113,9 +113,9 @@ class RcloneStore:
         if remote not in {line.strip().removesuffix(":") for line in done.output.splitlines()}:
             raise StoreError(
                 self.target,
-                f"rclone knows no remote named {one_line(remote)!r}",
+                f"rclone has no remote named {one_line(remote)!r}",
                 hint="Set it up with `rclone config`, or copy ~/.config/rclone/rclone.conf here.\n"
-                "List those it knows: `rclone listremotes`",
+                "List its remotes: `rclone listremotes`",
             )
 
     def _must(self, what: str, options: Sequence[str], *, seconds: float, stdin: str | None = None) -> None:
@@ -135,7 +135,7 @@ class RcloneStore:
 
     def _failure(self, what: str, done: Outcome) -> StoreError:
         said = done.trouble or _last_words(done)
-        reason = f"{what}: {said}" if said else f"{what} (rclone ended with {done.code})"
+        reason = f"{what}: {said}" if said else f"{what} (rclone exited with code {done.code})"
         if _FULL.search(said):
             return StoreError(self.target, reason, hint="Free some space there.")
         if _REFUSED.search(said):

@@ -132,10 +132,10 @@ def unverified(run: RunDirectory, targets: Sequence[str], extras: Sequence[str] 
     plan, state = read_run(run)
     reasons = list(_unfinished(plan, state))
     if not targets:
-        reasons.append("nothing is uploaded anywhere")
+        reasons.append("no upload target is set")
     items, states = ready(run, plan, state, extras), read_states(run)
     if Extra.DATASET in extras and state.is_over and not any(item.kind is ItemKind.DATASET for item in items):
-        reasons.append("the dataset cannot be read any more")
+        reasons.append("the dataset can no longer be read")
     for target in parse_all(targets):
         known = states.get(str(target), TargetState())
         left = missing(items, known)
@@ -208,7 +208,7 @@ def missing(items: Sequence[Item], known: TargetState) -> tuple[Item, ...]:
 def _unfinished(plan: Plan, state: RunState) -> Sequence[str]:
     """Return what else of a run exists only on this box, besides the files to upload."""
     if not state.is_over:
-        return ["the run is not over"]
+        return ["the run has not ended"]
     reasons = []
     if state.supervisor is not None and state.supervisor.is_alive():
         reasons.append("its report is being written")

@@ -152,7 +152,7 @@ class Uploader:
                     self.sleep(_LOCK_PAUSE_SECONDS)
             else:
                 raise NotReadyError(
-                    f"another upload of {self.run.run_id} is under way",
+                    f"another upload of {self.run.run_id} is running",
                     hint=f"See how far it is: `wan-train status {self.run.run_id}`.",
                 )
             yield descriptor
@@ -174,7 +174,7 @@ def _as_store_error(target: Target, error: StoreError | ChangedError) -> StoreEr
     if isinstance(error, StoreError):
         return error
     reason = f"{one_line(str(error))} changed while it was read"
-    return StoreError(target, reason, hint="Wait until nobody writes to it.", final=False)
+    return StoreError(target, reason, hint="Wait until no program is writing to it.", final=False)
 
 
 def _require_names(target: Target, payloads: Sequence[Payload]) -> None:

@@ -26,12 +26,12 @@ def box_end_texts(view: RunView) -> Iterator[tuple[str, str]]:
     because = safe(ending.because)
     match ending.phase:
         case Phase.COUNTDOWN:
-            yield f"{_is_ended(ending.then)} in {duration(view.ending_seconds)}: {because}.", "bold yellow"
+            yield f"{_will_be_ended(ending.then)} in {duration(view.ending_seconds)}: {because}.", "bold yellow"
         case Phase.ENDING if ending.problem is None:
-            yield f"{_is_ended(ending.then)} now: {because}.", "bold yellow"
+            yield f"The box is being {END_WORDS[ending.then].ended}: {because}.", "bold yellow"
         case Phase.ENDING:
             yield f"The box is still on, and costs money: {safe(ending.problem or '')}.", "red"
-            yield "It is tried again.", ""
+            yield "Trying again.", ""
             if ending.by_hand is not None:
                 yield f"By hand: {safe(ending.by_hand)}", ""
         case Phase.ASKED:
@@ -64,11 +64,11 @@ def box_question(then: Then) -> str:
     """The question for a person who stops a run by hand."""
     match then:
         case Then.STOP:
-            return "Stop the box too, once its last run is over?"
+            return "Also stop the box, once its last run is over?"
         case Then.DESTROY:
-            return "Destroy the box too, once its last run is over and everything is uploaded?"
+            return "Also destroy the box, once its last run is over and everything is uploaded?"
         case Then.COMMAND | Then.NOTHING:
-            return "Run your command that ends the box too, once its last run is over?"
+            return "Also run your command that ends the box, once its last run is over?"
         case _:
             assert_never(then)
 
@@ -81,14 +81,14 @@ def plan_of_the_end(duties: Duties) -> str:
 
 def _plan(view: RunView, duties: Duties) -> str:
     if not view.state.is_over:
-        return f"The box is {plan_of_the_end(duties)}."
+        return f"The box will be {plan_of_the_end(duties)}."
     when = "once its last run is over and uploads are verified" if duties.uploads else "once its last run is over"
-    return f"{_is_ended(duties.then)} {when}{_latest(duties)}."
+    return f"{_will_be_ended(duties.then)} {when}{_latest(duties)}."
 
 
 def _latest(duties: Duties) -> str:
     return f", at the latest {duration(duties.max_hours * 3600)} after the start" if duties.max_hours else ""
 
 
-def _is_ended(then: Then) -> str:
-    return f"The box is {END_WORDS[then].ended}"
+def _will_be_ended(then: Then) -> str:
+    return f"The box will be {END_WORDS[then].ended}"

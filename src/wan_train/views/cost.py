@@ -68,7 +68,7 @@ def stopped_by_budget(view: RunView) -> str | None:
     spent = dollars(view.state.meter.dollars)
     sums = f"{spent} of the budget of {dollars(reached.budget)} spent"
     if reached.mode is StopMode.NOW:
-        return f"The budget paid for no further checkpoint: {sums}. Work since the last checkpoint is lost."
+        return f"The budget does not cover another checkpoint: {sums}. Work since the last checkpoint is lost."
     return f"Stopped in time: {sums}, everything is saved."
 
 

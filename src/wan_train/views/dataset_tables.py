@@ -49,7 +49,7 @@ TITLES: Mapping[ProblemKind, str] = {
     ProblemKind.MISSING_CAPTION: "missing captions",
     ProblemKind.EMPTY_CAPTION: "empty captions",
     ProblemKind.CAPTION_ENCODING: "captions that are not plain UTF-8 text",
-    ProblemKind.CAPTION_LINE_ENDS: "captions with Windows line ends",
+    ProblemKind.CAPTION_LINE_ENDS: "captions with Windows line endings",
     ProblemKind.LONG_CAPTION: "captions longer than the text encoder reads",
     ProblemKind.ORPHAN_CAPTION: "captions without a picture",
     ProblemKind.UNREADABLE_MEDIA: "unreadable files",
@@ -70,7 +70,7 @@ TITLES: Mapping[ProblemKind, str] = {
     ProblemKind.LONG_NAME: "file names that are too long",
     ProblemKind.BAD_RECORD: "invalid lines in a jsonl file",
     ProblemKind.TOO_FEW_FRAMES: "clips that are too short",
-    ProblemKind.UNUSED_FRAMES: "clips that are trained in part",
+    ProblemKind.UNUSED_FRAMES: "clips that are only partly trained",
     ProblemKind.FRAME_RATE: "clips with a frame rate other than 16 fps",
     ProblemKind.FRAMES_UNKNOWN: "clips of unknown length",
     ProblemKind.MIXED_SHAPES: "clips of several shapes in one batch",
@@ -199,8 +199,8 @@ def steps_text(layout: Layout) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in whole percent; `<1%` for less, unless it is 0."""
-    return "0%" if share <= 0 else "<1%" if share < 0.01 else f"{share:.0%}"
+    """A share in whole percent; `<1 %` for less, unless it is 0."""
+    return "0 %" if share <= 0 else "<1 %" if share < 0.01 else f"{100 * share:.0f} %"
 
 
 def times(scale: float) -> str:
@@ -224,7 +224,7 @@ def _subset(each: SubsetLayout, width: int) -> Iterator[Line]:
     yield line("  ", safe(each.subset.source), whole=True)
     yield line("  ", Span(cut(settings_of(each.subset), width - 2), "dim"))
     if not each.sizes:
-        yield line("  ", Span("nothing", "yellow"))
+        yield line("  ", Span("nothing to train", "yellow"))
         return
     rows = [(size_name(size), *size_cells((size,), each.subset)) for size in each.sizes[:_MOST_SIZES]]
     rest = each.sizes[_MOST_SIZES:]

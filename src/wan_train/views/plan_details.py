@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from wan_train.base.text import redact
 from wan_train.base.units import count, file_size
-from wan_train.dataset.layout import DatasetSummary
+from wan_train.dataset.layout import DatasetSummary, SubsetSummary
 from wan_train.engine import schedule as schedules
 from wan_train.engine.commands import one_option_a_line
 from wan_train.engine.schedule import schedule_of
@@ -166,19 +166,25 @@ def _steps_of(plan: Plan, dataset: DatasetSummary | None, spec: ExpertSpec) -> s
 
 def _batches(plan: Plan, dataset: DatasetSummary | None) -> str:
     """The batches of one epoch: `24 items x 2 repeats / batch 1`; with partial batches, their number."""
-    facts = plan.dataset
-    seen, batches = facts.repeats or 0, facts.batches_per_epoch or 0
-    times, rest = divmod(seen, facts.items) if facts.items else (0, 1)
-    items = count(facts.items, "item")
-    start = f"{items} ({seen:,} with repeats)" if rest else f"{items} x {count(times, 'repeat')}"
+    seen, batches = plan.dataset.repeats or 0, plan.dataset.batches_per_epoch or 0
+    subsets = dataset.subsets if dataset is not None else ()
+    start = _items(seen, subsets)
     if batches == seen:
         return f"{start} / batch 1"
-    batch_sizes = {subset.batch_size for subset in dataset.subsets} if dataset is not None else set[int]()
+    batch_sizes = {subset.batch_size for subset in subsets}
     size = batch_sizes.pop() if len(batch_sizes) == 1 else None
     if size is not None and batches * size == seen:
         return f"{start} / batch {size}"
     at_most = f" of at most {size}" if size is not None else " of one bucket each"
     return f"{start} in {count(batches, 'batch', 'batches')}{at_most}"
+
+
+def _items(seen: int, subsets: Sequence[SubsetSummary]) -> str:
+    """The items of one epoch. Not by the number of files: a video may give several items, a file be in two datasets."""
+    items, repeats = sum(subset.items or 0 for subset in subsets), {subset.num_repeats for subset in subsets}
+    if len(repeats) == 1:
+        return f"{count(items, 'item')} x {count(repeats.pop(), 'repeat')}"
+    return f"{count(items, 'item')} ({seen:,} with repeats)" if subsets else f"{count(seen, 'item')} with repeats"
 
 
 def _samples(plan: Plan) -> Iterator[Row]:
@@ -197,7 +203,7 @@ def _samples(plan: Plan) -> Iterator[Row]:
     yield Row(
         label="Samples", value=f"{count(prompts, 'prompt')} every {sample_times(plan)}: {' and '.join(made)}, {sizes}"
     )
-    yield Row(value="Training pauses for each sample. T5 is loaded again, the VAE for each sample.")
+    yield Row(value="Training pauses for sampling. T5 is reloaded each time, the VAE per sample.")
 
 
 def _disk(plan: Plan) -> Row:

@@ -91,7 +91,7 @@ def after_lines(shown: Shown, width: int) -> Iterator[Line]:
     """The result: pictures, failures, files and next commands."""
     yield line()
     there = "All" if len(shown.cells) == shown.total else f"{len(shown.cells)} of"
-    there += f" {count(shown.total, 'picture')} are there."
+    there += f" {count(shown.total, 'picture')} are ready."
     yield from wrapped(f"{_drawn_text(shown)} {there}" if shown.drawn_now else there, width)
     for (row, number), reason in (shown.failed or {}).items():
         yield from wrapped(f"Row {safe(row)}, prompt {number + 1} is not usable: {reason}.", width, "yellow")
@@ -169,7 +169,7 @@ def _prompts_text(prompts: Sequence[Prompt]) -> str:
 def _pictures_text(shown: Shown) -> str:
     if not shown.have:
         return f"{shown.total}"
-    return f"{shown.total}, of which {shown.have} are drawn already"
+    return f"{shown.total}, {shown.have} already drawn"
 
 
 def preview_json(shown: Shown) -> Json:

@@ -198,7 +198,7 @@ class Screen(Progress):
         is_new = row.since is not None and self._clock() - row.since < _FIRST_RATE_SECONDS
         rate = 0.0 if is_new else task.speed or 0.0
         if rate < 1:
-            return f"{_amount(row.done, row.total)}, {'no rate yet' if is_new else 'almost nothing comes'}"
+            return f"{_amount(row.done, row.total)}, {'no rate yet' if is_new else 'stalled'}"
         left = units.duration((row.total - row.done) / rate)
         return f"{_amount(row.done, row.total)}, {_speed(rate)}, {left} left"
 

@@ -159,14 +159,13 @@ def _next(view: RunView, width: int) -> Iterator[Line]:
     status, low, resume = run_status.status_of(view), run_status.low_disk(view), resume_command(view)
     if status in _ENDED_EARLY:
         yield line()
-        if resume is None and low is None and status is RunStatus.FAILED:
+        if resume is None:
             yield from wrapped(RESUME_CANNOT_HELP, width)
         else:
             first = "Once fixed, resume" if status is RunStatus.FAILED and low is None else "Resume"
             if status is RunStatus.FAILED and low is not None:
                 yield from wrapped(low.advice, width)
             yield from wrapped(f"{first} {resumes_from(view)}:", width)
-        if resume is not None:
             yield _to_copy(resume)
     done = len(_results(view))
     if status is RunStatus.FINISHED and run_status.ended_early(view):
@@ -207,12 +206,23 @@ def _download(view: RunView) -> Iterator[Line]:
 
 
 def resume_command(view: RunView) -> str | None:
-    """The command that resumes a run; None if resuming cannot help any failed step."""
-    found = [job.diagnosis for job in view.state.jobs.values() if job.state is JobState.FAILED]
-    if found and not any(each is None or retry.resuming_can_help(each) for each in found):
+    """The command that resumes a run; None if it cannot continue any training."""
+    left = [
+        step
+        for step, job in run_status.steps_of(view)
+        if step.kind is StepKind.TRAIN and job.state is not JobState.SUCCEEDED
+    ]
+    if left and not any(_can_continue(view, step) for step in left):
         return None
     budget = f" --budget {next_budget(view):g}" if stopped_by_budget(view) else ""
     return f"wan-train resume {shlex.quote(safe(view.run.run_id))}{budget}"
+
+
+def _can_continue(view: RunView, step: Step) -> bool:
+    """Whether a resumed run could finish a step: neither it nor a step that it needs failed for good."""
+    jobs = view.state.jobs
+    failed = [jobs[each].diagnosis for each in (step.id, *step.needs) if jobs[each].state is JobState.FAILED]
+    return all(each is None or retry.resuming_can_help(each) for each in failed)
 
 
 def resumes_from(view: RunView) -> str:

@@ -134,8 +134,8 @@ def _joined(plan: Plan, say: Callable[[ExpertSpec], str]) -> str:
 
 def _dataset(plan: Plan, now: AtStart, width: int) -> str:
     facts = plan.dataset
-    kinds = {subset.kind for subset in now.dataset.subsets} if now.dataset is not None else set[MediaKind]()
-    match list(kinds):
+    subsets = now.dataset.subsets if now.dataset is not None else ()
+    match list({subset.kind for subset in subsets}):
         case [MediaKind.IMAGE]:
             what = "picture"
         case [MediaKind.VIDEO]:
@@ -143,8 +143,11 @@ def _dataset(plan: Plan, now: AtStart, width: int) -> str:
         case _:
             what = "item"
     counted = [count(facts.items, what), count(facts.captions, "caption")]
-    if facts.repeats is not None and facts.repeats != facts.items:
-        counted.append(f"{facts.repeats:,} with repeats")
+    if facts.repeats is not None:
+        # A video may give several items, and a file may be in several datasets.
+        items = sum(subset.items or 0 for subset in subsets) if subsets else facts.items
+        counted += [count(items, "item")] if items != facts.items else []
+        counted += [f"{facts.repeats:,} with repeats"] if facts.repeats != items else []
     if now.problems is not None:
         counted.append(count(now.problems, "warning") if now.problems else "no problems")
     place = now.new_toml.parent if now.new_toml is not None else facts.source
@@ -283,7 +286,7 @@ def _rental(plan: Plan, now: AtStart) -> Iterator[Row]:
         yield Row(label="Warning", value=text, style="yellow")
     if rental.is_near_the_market and rental.bid is not None and rental.lowest_bid is not None:
         bid, lowest = dollars_per_hour(rental.bid), dollars_per_hour(rental.lowest_bid)
-        text = f"your bid of {bid} is near the lowest possible ({lowest}): a higher one takes the box away"
+        text = f"your bid of {bid} is near the lowest possible ({lowest}): a higher bid takes the box away"
         yield Row(label="Warning", value=text, style="yellow")
 
 
@@ -427,7 +430,7 @@ def tip(plan: Plan) -> str | None:
         return None
     return (
         f"wan-train tune takes {duration(TUNE_SECONDS)} and may save {duration(saved)}: "
-        f"{gain:.0%} of {duration(plan.quote.seconds)}, as others report"
+        f"{100 * gain:.0f} % of {duration(plan.quote.seconds)}, as reported by others"
     )
 
 
@@ -435,9 +438,9 @@ _ABOUT_HALF = (0.45, 0.55)
 
 
 def whole_training(plan: Plan) -> str:
-    """`all 100 epochs, as the guide`."""
+    """`all 100 epochs, as in the guide`."""
     guide = all("max_train_epochs" not in spec.sources for spec in plan.recipe.experts)
-    return f"all {count(plan.epochs, 'epoch')}{', as the guide' if guide else ''}"
+    return f"all {count(plan.epochs, 'epoch')}{', as in the guide' if guide else ''}"
 
 
 def shorter_training(end: EarlyEnd) -> str:
@@ -447,5 +450,5 @@ def shorter_training(end: EarlyEnd) -> str:
     else:
         when = " and ".join(f"epoch {epoch} ({expert_name(expert)})" for expert, epoch in end.epochs.items())
     low, high = _ABOUT_HALF
-    time = "half the time" if low <= end.saved <= high else f"{1 - end.saved:.0%} of the time".replace("%", " %")
+    time = "half the time" if low <= end.saved <= high else f"{100 * (1 - end.saved):.0f} % of the time"
     return f"end after {when}: the same LoRA to about {100 * end.distance:.1g} %, {time}"

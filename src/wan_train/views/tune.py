@@ -59,7 +59,7 @@ def result_lines(rows: Sequence[Measurement], length: Length, *, is_left: bool, 
     text = f"Fastest: {describe(fastest.settings)}, {pace_of(fastest)}, measured here on {day(fastest.at)}."
     if guide is not None and guide is not fastest:
         share = 1 - fastest.seconds_per_step / guide.seconds_per_step
-        text += f" The guide's settings: {pace_of(guide)}, {share:.0%} of each step saved."
+        text += f" The guide's settings: {pace_of(guide)}, {100 * share:.0f} % less time per step."
     elif guide is not None:
         text += " These are the guide's settings."
     yield from wrapped(text, width)
@@ -67,7 +67,7 @@ def result_lines(rows: Sequence[Measurement], length: Length, *, is_left: bool, 
     if changed := effects(fastest):
         yield from wrapped(f"Changes the result: {changed}.", width)
     if is_left:
-        yield from wrapped("Not everything was tried. To continue: wan-train tune", width)
+        yield from wrapped("Some settings were not tried. To continue: wan-train tune", width)
 
 
 def pace_of(row: Measurement) -> str:

@@ -29,7 +29,7 @@ def stage_text(status: TargetStatus) -> str:
     there = f"{status.verified} of {count(status.ready, 'file')} verified"
     match status.stage:
         case Stage.WAITING:
-            return "waits for the first LoRA"
+            return "waiting for the first LoRA"
         case Stage.PENDING:
             return there
         case Stage.SENDING:

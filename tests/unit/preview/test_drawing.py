@@ -188,8 +188,8 @@ def test_out_of_memory_swaps_more_blocks_until_it_fits(tmp_path: Path, expert: s
     drawing.run()
     assert drawing.memory == Memory(blocks_to_swap=20)
     assert watched.said == [
-        "The GPU's memory was not enough: 10 of 40 blocks wait in RAM.",
-        "The GPU's memory was not enough: 20 of 40 blocks wait in RAM.",
+        "The GPU ran out of memory. Retrying: 10 of 40 blocks wait in RAM.",
+        "The GPU ran out of memory. Retrying: 20 of 40 blocks wait in RAM.",
     ]
     assert len(drawn(ready.directory, ready.preview)) == 6
 
@@ -200,7 +200,7 @@ def test_out_of_memory_while_encoding_text_uses_the_cpu_for_it(tmp_path: Path) -
     drawing, watched = session(own.ready(), Painter((out_of_memory("text"), everything)), own.plan)
     drawing.run()
     assert drawing.memory == Memory(text_on_cpu=True)
-    assert watched.said == ["The GPU's memory was not enough: the prompts are encoded on the CPU."]
+    assert watched.said == ["The GPU ran out of memory. Retrying: the prompts are encoded on the CPU."]
 
 
 @pytest.mark.parametrize("what", ["low", "decoder"])
@@ -211,7 +211,7 @@ def test_out_of_memory_while_decoding_decodes_alone(tmp_path: Path, what: str) -
     drawing, watched = session(own.ready(), painter, own.plan)
     drawing.run()
     assert [job["decode"] for job in painter.jobs] == ["each", "end"]
-    assert watched.said == ["The GPU's memory was not enough: pictures are decoded at the end."]
+    assert watched.said == ["The GPU ran out of memory. Retrying: pictures are decoded at the end."]
 
 
 def test_out_of_memory_with_everything_swapped_is_said_with_what_helps(tmp_path: Path) -> None:

@@ -94,11 +94,11 @@ def test_a_broken_lora_among_many_is_left_out_and_a_named_one_is_refused(tmp_pat
     cut.write_bytes(cut.read_bytes()[:-8])
     ready = own.ready()
     assert names(ready) == [BASE, "40"]
-    assert any("Epoch 20 is left out" in note and "not finite" in note for note in ready.notes)
+    assert any("Epoch 20 is left out" in note and "NaN or infinity" in note for note in ready.notes)
     assert any("Epoch 10 is left out" in note and "incomplete" in note for note in ready.notes)
     said = refusal(own, epochs=(10, 20))
     assert "incomplete" in said
-    assert "not finite" in said
+    assert "NaN or infinity" in said
 
 
 def test_when_all_loras_are_broken_each_reason_is_said(tmp_path: Path) -> None:
@@ -123,6 +123,21 @@ def test_other_files_are_one_row_beside_the_base(tmp_path: Path) -> None:
     assert names(ready) == [BASE, "cat-high + cat-low"]
     both = own.ready(files={Expert.HIGH: high}, epochs=(10,))
     assert names(both) == [BASE, "10", "cat-high"]
+
+
+@pytest.mark.parametrize("stem", ["10", "10:40", "base"])
+def test_a_file_named_like_another_row_is_a_row_of_its_own(tmp_path: Path, stem: str) -> None:
+    own = world(tmp_path)
+    own.keep({10: 1.0, 40: 2.0})
+    path = lora(tmp_path / f"{stem}.safetensors", 3.0, expert=Expert.HIGH)
+    asked = PreviewRequest(prompts=own.prompts("a fox --w 64 --h 32\n"), epochs=(10,), pairs=(Epochs.parse("10:40"),))
+    first = own.ready(asked, files={Expert.HIGH: path})
+    assert names(first) == [BASE, "10", f"file {stem}", "10:40"]
+    write_inputs(first)
+    unfinished = own.ready(PreviewRequest(prompts=None))
+    assert names(unfinished) == [BASE, "10", "10:40", f"file {stem}"]
+    session(first, Painter(), own.plan)[0].run()
+    assert names(own.ready(asked, epochs=(10, 40))) == [BASE, "10", "40", "10:40", f"file {stem}"]
 
 
 def test_a_lora_of_another_task_is_refused(tmp_path: Path) -> None:

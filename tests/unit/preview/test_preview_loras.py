@@ -51,7 +51,7 @@ def test_keys_that_match_nothing_and_other_widths_are_refused(tmp_path: Path) ->
     (unmatched,) = flaws(lora(tmp_path / "a.safetensors", module="blocks_77"), Expert.HIGH, MODEL)
     assert unmatched.startswith("has 2 keys that match nothing in the model: lora_unet_blocks_77_ffn_0")
     (wide,) = flaws(lora(tmp_path / "b.safetensors", width=5), Expert.HIGH, MODEL)
-    assert wide == "has another width than the model: lora_unet_blocks_0_ffn_0 is for 5 to 8, not 4 to 8"
+    assert wide == "does not match the model's width: lora_unet_blocks_0_ffn_0 maps 5 to 8, the model needs 4 to 8"
 
 
 def test_files_of_other_tools_are_refused(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
     path = tmp_path / "a.safetensors"
     save_file({"lora_unet_blocks_0_ffn_0.lora_down.weight": np.full((2, 4), value, np.float16)}, path, metadata=HIGH)
     (said,) = flaws(path, Expert.HIGH, MODEL)
-    assert said.startswith("holds numbers that are not finite")
+    assert said.startswith("contains NaN or infinity")
 
 
 def test_cut_and_missing_files_are_refused(tmp_path: Path) -> None:

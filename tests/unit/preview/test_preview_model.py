@@ -69,6 +69,18 @@ def test_a_preview_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert previews_of(tmp_path) == (directory,)
 
 
+def test_a_file_that_an_older_version_named_like_another_row_is_read_as_a_file(tmp_path: Path) -> None:
+    directory = PreviewDirectory(tmp_path)
+    files = {Expert.HIGH: Lora(path=Path("/elsewhere/20.safetensors"), sha256="cc")}
+    older = tuple(Row(name=name, loras=files) for name in ("base", "20", "20:60", "cat"))
+    directory.write(replace(PREVIEW, rows=(*PREVIEW.rows, *older)))
+    read = directory.read()
+    assert [row.name for row in read.rows] == ["base", "20", "40", "file base", "file 20", "file 20:60", "cat"]
+    (tmp_path / "old.png").touch()
+    directory.keep(cell(PREVIEW.key(older[1], 0), "old.png"))
+    assert drawn(directory, read)["file 20", 0].files == ("old.png",)
+
+
 def test_a_folder_without_a_preview_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"has no preview\.json"):
         PreviewDirectory(tmp_path).read()

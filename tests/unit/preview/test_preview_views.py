@@ -43,7 +43,7 @@ def test_the_quote_has_its_basis_and_the_pictures_that_are_there_already(tmp_pat
     said = plain(before_lines(shown(directory, estimate=found, per_hour=2.0, have=2), 80))
     assert "base, 20 (20 %), 40 (20 %); in brackets: distance to the last LoRA" in " ".join(said.split())
     assert "2: 832x480; 20 steps" in said
-    assert "6, of which 2 are drawn already" in said
+    assert "6, 2 already drawn" in said
     assert "about 1 min 30 s, about $0.05 (rough: from the speed of training here)" in " ".join(said.split())
     assert "Time" not in plain(before_lines(shown(directory, estimate=found, have=6), 80))
 
@@ -53,7 +53,7 @@ def test_what_was_drawn_stands_beside_what_was_expected(tmp_path: Path) -> None:
     fill(directory, 6)
     found = Estimate(cells=60.0, loading=30.0, basis=Basis.DRAWN)
     said = plain(after_lines(shown(directory, estimate=found, drawn_now=4, drawing_seconds=100.0), 80))
-    assert "4 pictures drawn in 1 min 40 s (expected: 1 min 30 s). All 6 pictures are there." in " ".join(said.split())
+    assert "4 pictures drawn in 1 min 40 s (expected: 1 min 30 s). All 6 pictures are ready." in " ".join(said.split())
     assert f"wan-train pick {RUN} EPOCH" in said
     assert "drawn in" not in plain(after_lines(shown(directory), 80))
 
@@ -62,7 +62,7 @@ def test_pictures_that_cannot_be_used_are_not_called_there(tmp_path: Path) -> No
     directory = place(tmp_path)
     fill(directory, 5)
     said = plain(after_lines(shown(directory, failed={("40", 1): "it is blank"}), 80))
-    assert "5 of 6 pictures are there." in said
+    assert "5 of 6 pictures are ready." in said
     assert "Row 40, prompt 2 is not usable: it is blank." in said
 
 

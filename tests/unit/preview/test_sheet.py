@@ -141,6 +141,8 @@ def test_a_row_says_what_it_is_and_how_far_from_the_last() -> None:
     assert row_title(Row(name=BASE)) == "base model"
     assert row_title(row(20)) == "epoch 20"
     assert row_title(replace(row(20), name="20:60")) == "epochs 20:60"
+    assert row_title(Row(name="file 20")) == "file 20"
+    assert row_title(Row(name="２０")) == "２０"  # noqa: RUF001  digits, but no epoch
     assert row_notes(row(20, 0.173, 0.044)) == ("high-noise 17 %", "low-noise 4.4 %", "from the last")
     assert row_notes(row(20, 0.173, 0.173)) == ("17 % from the last",)
     assert row_notes(row(100)) == ()

@@ -39,13 +39,13 @@ def texts(shown: RunView) -> str:
 @pytest.mark.parametrize(
     ("ending", "said"),
     [
-        (ENDING, "The box is stopped in 4 min 32 s: the last run is over."),
-        (replace(ENDING, then=Then.DESTROY), "The box is destroyed in 4 min 32 s: the last run is over."),
-        (replace(ENDING, phase=Phase.ENDING), "The box is stopped now: the last run is over."),
+        (ENDING, "The box will be stopped in 4 min 32 s: the last run is over."),
+        (replace(ENDING, then=Then.DESTROY), "The box will be destroyed in 4 min 32 s: the last run is over."),
+        (replace(ENDING, phase=Phase.ENDING), "The box is being stopped: the last run is over."),
         (
             replace(ENDING, phase=Phase.ENDING, problem="Vast cannot be reached"),
             (
-                "The box is still on, and costs money: Vast cannot be reached. It is tried again. "
+                "The box is still on, and costs money: Vast cannot be reached. Trying again. "
                 "By hand: vastai stop instance 7"
             ),
         ),
@@ -63,10 +63,10 @@ def test_each_phase_is_said(ending: Ending, said: str) -> None:
 @pytest.mark.parametrize(
     ("duties", "said"),
     [
-        (Duties(began=BEGAN, then=Then.STOP), "The box is stopped 5 min after its last run."),
+        (Duties(began=BEGAN, then=Then.STOP), "The box will be stopped 5 min after its last run."),
         (
             Duties(began=BEGAN, then=Then.COMMAND, command=("poweroff",), grace_seconds=0, max_hours=6),
-            "The box is ended by your command after its last run, at the latest 6 h after the start.",
+            "The box will be ended by your command after its last run, at the latest 6 h after the start.",
         ),
         (Duties(began=BEGAN, uploads=("hf:a/b",)), ""),
         (None, ""),

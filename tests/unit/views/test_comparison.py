@@ -53,7 +53,7 @@ def test_the_results_of_each_run() -> None:
     found = rows(pair())
     assert found["High-noise expert", "steps"] == ("100", "300")
     assert found["Run", "title"] == ("mylora", "other")
-    assert found["GPU", "most memory"] == ("27.0 GiB", "27.0 GiB")
+    assert found["GPU", "peak memory"] == ("27.0 GiB", "27.0 GiB")
 
 
 def test_an_expert_that_one_run_lacks_is_left_empty() -> None:

@@ -53,7 +53,7 @@ def test_the_crop_is_drawn_over_the_picture_in_its_own_pixels() -> None:
     assert svg.get("viewBox") == "0 0 3000 300"
     # 1920x480 of 4800x480 is two fifths, in the middle.
     assert [float(rect.get(key) or "") for key in ("x", "y", "width", "height")] == [900, 0, 1200, 300]
-    assert "60% cut away, left and right" in words_of(document)
+    assert "60 % cut away, left and right" in words_of(document)
 
 
 def test_a_picture_that_is_trained_whole_has_no_frame() -> None:

@@ -94,7 +94,7 @@ def test_the_offer_is_half_of_the_guides_training() -> None:
     offered = early_end(plan.recipe, 24, stored("d0a1930"))
     assert offered is not None
     assert dict(offered.epochs) == {Expert.HIGH: 50, Expert.LOW: 50}
-    assert whole_training(plan) == "all 100 epochs, as the guide"
+    assert whole_training(plan) == "all 100 epochs, as in the guide"
     assert shorter_training(offered) == "end after epoch 50: the same LoRA to about 0.4 %, half the time"
     assert whole_training(make_plan(epochs=60)) == "all 60 epochs"
     assert early_end(early_plan().recipe, 24, stored("d0a1930")) is None

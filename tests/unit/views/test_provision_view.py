@@ -124,7 +124,7 @@ def test_a_low_screen_leaves_out_what_was_there_before() -> None:
 def test_no_time_left_is_shown_before_there_is_a_rate() -> None:
     text = screen([replace(row, since=NOW - 1) if row is T5 else row for row in WORKING], 100)
     assert "no rate yet" in text
-    assert "almost nothing comes" in screen(WORKING, 100, rate=0)
+    assert "stalled" in screen(WORKING, 100, rate=0)
 
 
 def test_a_resumed_download_has_no_rate_of_what_was_there() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -245,6 +246,41 @@ def test_a_step_has_one_state_name_while_it_runs_and_in_the_result(state: JobSta
     for text in (shown(run_lines(view, NOW), 100), result_text(view)):
         line = next(line for line in text.splitlines() if "train-high" in line)
         assert line.lstrip("✓✗ ").split()[0] == name
+
+
+SETTING = replace(OUT_OF_MEMORY, cause=Cause.SETTING)
+
+
+def ended_early(jobs: Mapping[str, JobState], code: int | None) -> str:
+    """The result of a run whose failed steps failed for a setting; without a code its supervisor died."""
+    plan = make_plan()
+    return result_text(
+        make_view(plan, events_of(plan, jobs, diagnosis=SETTING, exit_code=code), supervisor_alive=False)
+    )
+
+
+@pytest.mark.parametrize(("low", "code"), [(JobState.STOPPED, 130), (RUNS, None)], ids=["stopped", "lost"])
+def test_an_expert_that_resuming_cannot_help_does_not_hide_how_to_resume_the_other(
+    low: JobState, code: int | None
+) -> None:
+    text = ended_early({**CACHED, "train-high": JobState.FAILED, "train-low": low}, code)
+    assert "wan-train resume 20251122-120000-mylora\n" in text
+    assert "cannot help" not in text
+
+
+@pytest.mark.parametrize("code", [130, 4, None], ids=["stopped", "failed", "lost"])
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        {"cache-latents": JobState.STOPPED, "cache-text": JobState.FAILED},
+        {**CACHED, "train-high": JobState.FAILED, "train-low": DONE},
+    ],
+    ids=["caching", "training"],
+)
+def test_where_resuming_cannot_help_no_command_is_announced(jobs: Mapping[str, JobState], code: int | None) -> None:
+    text = ended_early(jobs, code)
+    assert "Start a new run with other settings." in text
+    assert "Resume" not in text
 
 
 def test_time_in_which_nothing_ran_is_not_counted_as_work(tmp_path: Path) -> None:

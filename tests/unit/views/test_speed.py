@@ -37,4 +37,4 @@ def test_measuring_is_proposed_where_it_is_expected_to_save_more_than_it_takes(h
     text = tip(quoted(hours))
     assert (text is not None) == is_worth_it
     if text is not None:
-        assert text == "wan-train tune takes 6 min and may save 1 h 30 min: 15% of 10 h, as others report"
+        assert text == "wan-train tune takes 6 min and may save 1 h 30 min: 15 % of 10 h, as reported by others"

@@ -188,16 +188,39 @@ def test_dry_run_shows_each_command_with_one_option_a_line() -> None:
     ("repeats", "batches", "said"),
     [
         (24, 24, "24 items x 1 repeat / batch 1 x 100 epochs = 2,400 steps per expert"),
-        (48, 48, "24 items x 2 repeats / batch 1 x 100 epochs = 4,800 steps per expert"),
         (24, 6, "24 items x 1 repeat / batch 4 x 100 epochs = 600 steps per expert"),
         (24, 7, "24 items x 1 repeat in 7 batches of at most 4 x 100 epochs = 700 steps per expert"),
-        (31, 31, "24 items (31 with repeats) / batch 1 x 100 epochs = 3,100 steps per expert"),
     ],
 )
 def test_steps_are_spelled_out(repeats: int, batches: int, said: str) -> None:
     plan = make_plan()
     plan = replace(plan, dataset=replace(plan.dataset, repeats=repeats, batches_per_epoch=batches))
     assert _steps_row(plan, PICTURES) == said
+
+
+@pytest.mark.parametrize(
+    ("files", "subsets", "dataset", "steps"),
+    [
+        (10, [(10, 4)], "10 pictures, 10 captions, 40 with repeats", "10 items x 4 repeats"),
+        (20, [(10, 1), (10, 3)], "20 pictures, 20 captions, 40 with repeats", "20 items (40 with repeats)"),
+        (10, [(10, 1), (10, 1)], "10 pictures, 10 captions, 20 items", "20 items x 1 repeat"),
+        (10, [(30, 1)], "10 pictures, 10 captions, 30 items", "30 items x 1 repeat"),
+        (10, [(30, 2)], "10 pictures, 10 captions, 30 items, 60 with repeats", "30 items x 2 repeats"),
+    ],
+    ids=["repeats", "repeats of two datasets", "files of two datasets", "clips", "clips and repeats"],
+)
+def test_items_are_not_taken_for_repeats(files: int, subsets: list[tuple[int, int]], dataset: str, steps: str) -> None:
+    summaries = tuple(
+        replace(PICTURES.subsets[0], index=index, items=items, num_repeats=repeats, batch_size=1)
+        for index, (items, repeats) in enumerate(subsets)
+    )
+    seen = sum(items * repeats for items, repeats in subsets)
+    plan = make_plan(items=files)
+    plan = replace(plan, dataset=replace(plan.dataset, repeats=seen, batches_per_epoch=seen))
+    counted = replace(PICTURES, subsets=summaries, files=files, items_with_repeats=seen, batches_per_epoch=seen)
+    told = replace(AT_START, dataset=counted)
+    assert _row(plan, "Dataset", told).endswith(f": {dataset}, no problems")
+    assert _steps_row(plan, counted).startswith(f"{steps} / batch 1 x 100 epochs")
 
 
 def test_unknown_video_lengths_are_admitted() -> None:

@@ -58,9 +58,9 @@ def _rows(reports: Sequence[ReportData]) -> Iterator[Compared]:
     general: list[tuple[str, list[str | None]]] = [
         ("title", [formatting.safe(report.view.plan.answers.title) for report in reports]),
         ("state", [run_status.status_of(report.view).value for report in reports]),
-        ("took", [units.duration(run_status.worked(report.view, report.made)) for report in reports]),
+        ("duration", [units.duration(run_status.worked(report.view, report.made)) for report in reports]),
         *_money(reports),
-        ("attempts failed", [str(sum(_failed(a) for a in _attempts(report))) for report in reports]),
+        ("failed attempts", [str(sum(_failed(a) for a in _attempts(report))) for report in reports]),
         ("trainer", [formatting.safe(report.view.plan.trainer.version) for report in reports]),
         ("dataset", [formatting.safe(report.view.plan.dataset.source) for report in reports]),
         ("files", [f"{report.view.plan.dataset.items:,}" for report in reports]),
@@ -91,7 +91,7 @@ def _expert(reports: Sequence[ReportData], expert: Expert) -> Iterator[Compared]
         ("steps", lambda each: f"{each.steps_done:,}"),
         ("final loss", lambda each: None if each.final_loss is None else formatting.loss(each.final_loss)),
         ("pace", lambda each: None if each.seconds_per_step is None else formatting.pace(each.seconds_per_step)),
-        ("training took", lambda each: None if each.seconds is None else units.duration(each.seconds)),
+        ("training time", lambda each: None if each.seconds is None else units.duration(each.seconds)),
         ("LoRA", lambda each: None if each.job.result is None else units.file_size(each.job.result.bytes)),
     ):
         yield Compared(
@@ -112,7 +112,7 @@ def _gpus(reports: Sequence[ReportData]) -> Iterator[Compared]:
     names = [", ".join(dict.fromkeys(formatting.gpu_name(gpu.name) for gpu in gpus)) or None for gpus in found]
     peaks = [f"{max(gpu.peak_bytes for gpu in gpus) / GIB:.1f} GiB" if gpus else None for gpus in found]
     yield Compared(group="GPU", name="name", values=tuple(names))
-    yield Compared(group="GPU", name="most memory", values=tuple(peaks))
+    yield Compared(group="GPU", name="peak memory", values=tuple(peaks))
 
 
 def _settings(reports: Sequence[ReportData]) -> Iterator[Compared]:

@@ -126,9 +126,9 @@ def outcome_of(job: Job, attempt: Attempt) -> tuple[str, bool]:
     """How an attempt ended, in words, and whether it failed."""
     is_last = job.attempt is attempt
     if is_last and job.state is JobState.SUCCEEDED:
-        return "done", False
+        return "finished", False
     if attempt.exit is None:
-        return ("running" if is_last and job.state.has_process else "no end was seen"), False
+        return ("running" if is_last and job.state.has_process else "end unknown"), False
     found = attempt.diagnosis or attempt.stop_diagnosis
     if found is not None:
         return formatting.safe(found.meaning), True
