@@ -60,9 +60,20 @@ def test_what_cannot_be_kept_is_refused(capsys: pytest.CaptureFixture[str], word
     assert "hint:" in said
 
 
-def test_resuming_all_takes_no_ending(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["resume", "--all", "--then", "nothing"]) == 2
-    assert "--then" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--then", "nothing"),
+        ("--upload", "rclone:shelf:loras"),
+        ("--upload-with", "samples"),
+        ("--notify", "ntfy://topic"),
+    ],
+)
+def test_resuming_all_takes_no_ending(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    assert run(["resume", "--all", *words]) == 2
+    said = capsys.readouterr().err
+    assert f"so {words[0]} cannot be given with it" in said
+    assert "hint:" in said
 
 
 @pytest.mark.parametrize("wrong", [{"CONTAINER_API_KEY": "of-another-box"}, {"CONTAINER_ID": "7000002"}])

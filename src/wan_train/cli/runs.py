@@ -227,9 +227,11 @@ def _resume_all(call: Call) -> Result:
         "--gpus": call.get(options.OTHER_GPUS),
         "--budget": call.get(options.BUDGET),
         "--upload": call.all(options.OTHER_UPLOAD) or None,
+        "--upload-with": call.get(options.UPLOAD_WITH),
         "--then": call.get(options.THEN),
         "--max-hours": call.get(options.MAX_HOURS),
         "--grace": call.get(options.GRACE),
+        "--notify": call.all(options.NOTIFY) or None,
     }
     found = [word for word, value in given.items() if value is not None]
     if found:
