@@ -48,10 +48,10 @@ def test_destroy_without_an_upload_is_refused(capsys: pytest.CaptureFixture[str]
         (["--then", "run:echo 'a"], "no closing quotation"),
         (["--then", "run:no-such-program now"], "there is no program 'no-such-program'"),
         (["--max-hours", "6"], "--max-hours needs an ending"),
-        (["--max-hours", "0", "--then", "run:true"], "--max-hours 0 is not a time"),
-        (["--max-hours", "nan", "--then", "run:true"], "--max-hours nan is not a time"),
-        (["--grace", "-1"], "--grace -1 is not a time"),
-        (["--grace", "inf"], "--grace inf is not a time"),
+        (["--max-hours", "0", "--then", "run:true"], "--max-hours 0 is out of range"),
+        (["--max-hours", "nan", "--then", "run:true"], "--max-hours nan is out of range"),
+        (["--grace", "-1"], "--grace -1 is out of range"),
+        (["--grace", "inf"], "--grace inf is out of range"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
@@ -60,9 +60,20 @@ def test_what_cannot_be_kept_is_refused(capsys: pytest.CaptureFixture[str], word
     assert "hint:" in said
 
 
-def test_resuming_all_takes_no_ending(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["resume", "--all", "--then", "nothing"]) == 2
-    assert "--then" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--then", "nothing"),
+        ("--upload", "rclone:shelf:loras"),
+        ("--upload-with", "samples"),
+        ("--notify", "ntfy://topic"),
+    ],
+)
+def test_resuming_all_takes_no_ending(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    assert run(["resume", "--all", *words]) == 2
+    said = capsys.readouterr().err
+    assert f"so {words[0]} cannot be given with it" in said
+    assert "hint:" in said
 
 
 @pytest.mark.parametrize("wrong", [{"CONTAINER_API_KEY": "of-another-box"}, {"CONTAINER_ID": "7000002"}])

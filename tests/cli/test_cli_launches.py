@@ -331,6 +331,6 @@ def test_a_run_that_a_rented_box_trains_is_not_trained_here_too(
     assert f"`wan-train launch attach {directory.path.name}`" in capsys.readouterr().err
     assert run(["resume", "--all"]) == 0
     assert run(["status"]) == 0
-    assert f"It trains on a rented box: wan-train launch attach {directory.path.name}" in capsys.readouterr().out
+    assert f"trains on a rented box:\n  wan-train launch attach {directory.path.name}\n" in capsys.readouterr().out
     assert at_home.events.read_bytes() == before
     assert sorted(path.name for path in at_home.path.iterdir()) == ["events.jsonl", "plan.json"]

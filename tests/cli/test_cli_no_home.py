@@ -142,7 +142,7 @@ def test_a_temporary_directory_that_others_prepared_is_refused(tmp_path: Path, t
     else:
         ours.mkdir()
         ours.chmod(0o777)
-    with pytest.raises(NotReadyError, match="belongs to another user"):
+    with pytest.raises(NotReadyError, match="is not private to this user"):
         home.own_temporary(tmp_path)
 
 

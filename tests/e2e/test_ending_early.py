@@ -114,7 +114,7 @@ def test_status_and_json_say_where_it_ends(scripted_box: ScriptedBox) -> None:
     assert high["ends_early"] == {"epoch": 1, "of_epochs": 8}
     assert high["progress"]["epochs"] == 1
     again = scripted_box.run_cli("resume")
-    assert "finished: nothing is missing" in again.stderr
+    assert "finished; there is nothing to resume" in again.stderr
     assert "--until all" in again.stderr
 
 

@@ -29,6 +29,10 @@ def states(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {step["id"]: step["state"] for step in json.loads(done.stdout.splitlines()[-1])["steps"]}
 
 
+def hints(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in done.stderr.splitlines() if line.startswith("hint: ")]
+
+
 def file_names() -> list[str]:
     return [f"{model.repo}/{model.file}" for model in wanted((Task.T2V,))]
 
@@ -55,6 +59,7 @@ def test_a_bare_box_becomes_ready_after_being_stopped_on_the_way_and_a_second_ru
     (world.checkout / "venv-mine").mkdir()
     looked = world.provision("--check")
     assert looked.returncode == 3
+    assert hints(looked)[-1].startswith("hint: Install what is missing: `wan-train provision ")
     assert [path.name for path in world.workspace.iterdir()] == ["musubi-tuner"]
 
     end_on_the_way(world)
@@ -156,6 +161,9 @@ def test_bytes_that_stay_wrong_are_never_kept(world: World) -> None:
     done = world.provision("--yes", "--models-only")
     assert done.returncode == 3
     assert "wrong sha256" in done.stderr
+    kept, log = hints(done)[-2:]
+    assert kept.startswith("hint: Completed work is kept. Resume with `wan-train provision ")
+    assert log == f"hint: Log: {world.workspace / 'wan-train-provision/provision.log'}"
     assert not world.models()[0].exists()
 
 

@@ -219,6 +219,19 @@ def test_the_last_question_offers_a_shorter_training_and_remembers_the_choice(
     assert json.loads((scripted_box.run_directories()[-1] / "plan.json").read_text())["ends"] == {}
 
 
+def test_the_shorter_training_saves_as_often_as_its_budget_needs(terminal: Start, scripted_box: ScriptedBox) -> None:
+    words = ("--title", "cat", "--author", "me", "--dataset", str(scripted_box.dataset), "--price", "36")
+    budget = ("--budget", "4")  # of a price that makes it 400 seconds
+    screen = terminal(*words, *budget, columns=80)
+    screen.sees("e  end after epoch 50")
+    screen.types("e")
+    screen.sees("LoRAs are ready")
+    assert screen.ends() == 0
+    plan = json.loads((scripted_box.run() / "plan.json").read_text())
+    assert plan["ends"] == {"high": 50, "low": 50}
+    assert plan["state_every_epochs"] == 2  # a twentieth of the budget's seconds; without a budget it would be 33
+
+
 @pytest.mark.parametrize("words", [("--until", "50"), ("--", "--lr_scheduler", "constant"), ("--epochs", "1")])
 def test_where_there_is_no_choice_none_is_offered(
     terminal: Start, scripted_box: ScriptedBox, words: tuple[str, ...]

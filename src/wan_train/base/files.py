@@ -13,26 +13,27 @@ from pathlib import Path
 def write_whole(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Replace `path` with `data`: temporary file in the same directory, flush to disk, rename, flush the directory.
 
-    Raises OSError with the file's name.
+    Raises OSError with the name of `path`, never of the temporary file.
     `durable=False` skips the flushes: readers still see a whole file, but a power cut may lose it.
     """
     payload = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(payload)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a failed write has no file name
-        temporary.unlink(missing_ok=True)
-        raise
-    if durable:
-        sync_directory(path.parent)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(payload)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if durable:
+            sync_directory(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def append_lines(path: Path, *lines: str, durable: bool = True) -> None:
@@ -109,11 +110,20 @@ def can_be_written(folder: Path) -> bool:
 
 
 def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file; `target` appears whole, with its bytes flushed to disk. Raises OSError."""
+    """Copy a file; `target` appears whole, flushed to disk with its name.
+
+    Raises OSError with the name of `source` or `target`, never of the partial copy.
+    """
     partial = target.with_name(f".{target.name}.partial")
-    shutil.copyfile(source, partial)
-    sync_file(partial)
-    partial.replace(target)
+    try:
+        shutil.copyfile(source, partial)
+        sync_file(partial)
+        partial.replace(target)
+    except OSError as error:
+        if str(partial) in {str(error.filename), str(error.filename2)}:
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise
+    sync_directory(target.parent)
 
 
 def move_without_overwriting(source: Path, target: Path) -> None:

@@ -67,7 +67,7 @@ def own_temporary(below: Path | None = None) -> Path:
         raise NotReadyError(f"no writable home directory, and no temporary one: {error.strerror}", hint=hint) from error
     # Anyone can write to /tmp: another user's link or directory could redirect our files.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise NotReadyError(f"no writable home directory, and {path} belongs to another user", hint=hint)
+        raise NotReadyError(f"no writable home directory, and {path} is not private to this user", hint=hint)
     return path
 
 

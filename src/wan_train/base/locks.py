@@ -8,10 +8,11 @@ import hashlib
 import os
 import random
 import re
+import shlex
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,6 +25,12 @@ _MAX_TEXT = 16 * 1024
 _MAX_NAME = 120
 # `is_held` takes the shared lock for some microseconds; this many tries outlast it.
 _TRIES = 200
+
+# What helps against an unusable file or directory, with its name for {0}.
+_MOVE_AWAY = "Move it away: `sudo mv {0} {0}.old`"
+_SHARE = "Share it with all users: `sudo install -d -m 1777 {0}`"
+_OPEN_TO_ALL = "Open it to all users: `sudo chmod 666 {0}`"
+_ELSEWHERE = "Use a directory on a local disk, the same for all users: `export WAN_TRAIN_LEASE_DIR=DIR`"
 
 
 @contextmanager
@@ -56,15 +63,16 @@ def prepare(directory: Path) -> None:
             directory.chmod(_SHARED)  # the umask limits mkdir's own mode
         found = directory.lstat()
         if not stat.S_ISDIR(found.st_mode):
-            raise _unusable(directory, "it is not a directory")
+            raise _unusable_directory(directory, "it is not a directory", _MOVE_AWAY, _SHARE)
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
             if found.st_uid != os.geteuid():
-                raise _unusable(directory, "other users could swap its files: the sticky bit is missing")
+                why = "other users could swap its files: the sticky bit is missing"
+                raise _unusable_directory(directory, why, _SHARE, _ELSEWHERE)
             directory.chmod(stat.S_IMODE(found.st_mode) | stat.S_ISVTX)
     except OSError as error:
-        raise _unusable(directory, _words(error)) from error
+        raise _unusable_directory(directory, _words(error), _SHARE, _ELSEWHERE) from error
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-        raise _unusable(directory, "no permission to write there")
+        raise _unusable_directory(directory, "no permission to write there", _SHARE, _ELSEWHERE)
 
 
 def open_or_create(path: Path) -> int:
@@ -76,7 +84,7 @@ def open_or_create(path: Path) -> int:
         try:
             _create(path)
         except OSError as error:
-            raise _unusable(path, _words(error)) from error
+            raise _unusable_file(path, _words(error), _ELSEWHERE) from error
 
 
 def open_existing(path: Path) -> int | None:
@@ -86,12 +94,14 @@ def open_existing(path: Path) -> int | None:
         descriptor = os.open(path, _OPEN)
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise _unusable_file(path, _words(error), _OPEN_TO_ALL) from error
     except OSError as error:
-        reason = "it is a symbolic link" if error.errno == errno.ELOOP else _words(error)
-        raise _unusable(path, reason) from error
+        reason = {errno.ELOOP: "it is a symbolic link", errno.EISDIR: "it is a directory"}.get(error.errno or 0)
+        raise _unusable_file(path, reason or _words(error), _MOVE_AWAY if reason else _ELSEWHERE) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise _unusable(path, "it is not a plain file")
+        raise _unusable_file(path, "it is not a plain file", _MOVE_AWAY)
     return descriptor
 
 
@@ -192,16 +202,21 @@ def _flock(descriptor: int, kind: int, path: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise _unusable(path, f"its file system cannot lock files ({_words(error)})") from error
+        raise _unusable_file(path, f"its file system cannot lock files ({_words(error)})", _ELSEWHERE) from error
     return True
 
 
-def _unusable(path: Path, reason: str) -> NotReadyError:
-    return NotReadyError(
-        f"the GPU leases in {path} cannot be used: {reason}",
-        hint="Remove what is there and make it a directory on a local disk that all users share: "
-        "`sudo install -d -m 1777 DIRECTORY`.",
-    )
+def _unusable_directory(path: Path, reason: str, *commands: str) -> NotReadyError:
+    return NotReadyError(f"the lock directory {path} cannot be used: {reason}", hint=_hint(path, commands))
+
+
+def _unusable_file(path: Path, reason: str, *commands: str) -> NotReadyError:
+    return NotReadyError(f"the lock file {path} cannot be used: {reason}", hint=_hint(path, commands))
+
+
+def _hint(path: Path, commands: Sequence[str]) -> str:
+    name = shlex.quote(str(path))
+    return "\n".join(command.format(name) for command in commands)
 
 
 def _words(error: OSError) -> str:

@@ -120,21 +120,21 @@ class Settings:
     runs_dir: Path | None = _setting(
         None,
         _path,
-        "Directory of the run directories.",
+        "Directory for runs.",
         unset="wan-train-runs in the workspace",
         more="Without a workspace it is `~/.local/share/wan-train/runs`.",
     )
     cache_dir: Path | None = _setting(
         None,
         _path,
-        "Directory of all caches.",
+        "Directory for all caches.",
         unset="the dataset's cache_directory",
         more="See [caches](datasets.md#where-caches-go).",
     )
     lease_dir: Path = _setting(
         Path("/tmp/wan-train-leases"),  # noqa: S108  one place for all users; the lease room checks owner and mode
         _path,
-        "GPU leases, shared by everyone on the box.",
+        "Directory of the GPU leases, shared by all users of the box.",
         more="It must be on a local disk.",
     )
     gpus: str | None = _setting(
@@ -161,7 +161,7 @@ class Settings:
         None,
         parse_dollars,
         "What an hour of this box costs, in dollars.",
-        unset="asked of Vast on its boxes, else unknown",
+        unset="from Vast on its boxes, else unknown",
         more="See [time and money](money.md).",
     )
     notify: tuple[str, ...] = _setting(
@@ -170,18 +170,22 @@ class Settings:
         "Send messages about runs to this service; repeatable.",
         unset="no messages",
         more="An address of apprise: Discord, Telegram, ntfy, mail and others. The variable holds several, separated "
-        "by spaces. It is kept; `none` forgets it. See [notifications](endings.md#notifications).",
+        "by spaces. It is remembered; `none` forgets it. See [notifications](endings.md#notifications).",
         secret=True,
     )
     upload: tuple[str, ...] = _setting(
         (),
         split_targets,
-        "Upload the results there; repeatable.",
+        "Upload the results to this target; repeatable.",
         unset="none",
-        more="`hf:USER/REPO` or `rclone:REMOTE:PATH`. The variable holds several, separated by spaces; `none` is none. "
-        "See [uploads](uploads.md).",
+        more="`hf:USER/REPO` or `rclone:REMOTE:PATH`. The variable holds several, separated by spaces; "
+        "`none` means no upload. See [uploads](uploads.md).",
     )
-    vast_url: str = _setting("https://console.vast.ai", _vast_url, "Vast's API, asked for the price of its boxes.")
+    vast_url: str = _setting(
+        "https://console.vast.ai",
+        _vast_url,
+        "Address of Vast's API, for prices and for renting and ending boxes.",
+    )
     sources: Mapping[str, Source] = field(default_factory=dict)
 
     @property

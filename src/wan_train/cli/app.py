@@ -133,9 +133,9 @@ def train(call: Call) -> Result:
 
     Example: wan-train --title cat --author me --dataset /workspace/cats --yes
 
-    `wan-train` alone does the same. An option may also be a variable: WAN_TRAIN_EPOCHS=50 is --epochs 50.
+    `wan-train` alone does the same. Options can also be set as variables: WAN_TRAIN_EPOCHS=50 is --epochs 50.
 
-    Everything after `--` goes to the trainer as it is: wan-train --yes -- --optimizer_type=adamw8bit
+    Everything after `--` is passed to the trainer unchanged: wan-train --yes -- --optimizer_type=adamw8bit
     """
     from wan_train.cli.train import train as run
 
@@ -161,8 +161,8 @@ def tune(call: Call) -> Result:
 
     Example: wan-train tune --dataset /workspace/cats
 
-    It trains a few steps under each candidate, the most promising first, and keeps every row: the next call continues.
-    Later trainings use the fastest settings wherever you choose none.
+    It trains a few steps with each candidate, the most promising first. It keeps every row, so the next call continues.
+    Later trainings use the fastest settings where you choose none.
     """
     from wan_train.cli.tune import tune as run
 
@@ -201,7 +201,7 @@ def write(call: Call) -> Result:
 
     Example: wan-train dataset write /workspace/cats --resolution 960 --resolution 480
 
-    Comments, and keys without an option here, stay. It shows changes to an existing file and asks first.
+    Comments and keys without an option here are kept. It shows changes to an existing file and asks first.
     """
     from wan_train.cli.dataset import write as run
 
@@ -388,7 +388,7 @@ def notify(call: Call) -> Result:
 
     Example: wan-train notify test --notify ntfy://TOPIC
 
-    Give the same --notify to a training: its end, failures and waiting are sent. It is remembered.
+    With the same --notify, a training reports its end, failures and waiting. The address is remembered.
     """
     from wan_train.cli.notify import notify as run
 
@@ -427,8 +427,8 @@ def clean(call: Call) -> Result:
 
     Example: wan-train clean --dry-run
 
-    It lists the files with their sizes and asks first. Without names: rehearsals, earlier attempts of finished runs,
-    unfinished downloads.
+    It lists the files with their sizes and asks first. Without names: rehearsals, states of earlier attempts of
+    finished runs, unfinished downloads.
     """
     from wan_train.cli.clean import clean as run
 

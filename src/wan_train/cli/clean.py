@@ -68,7 +68,7 @@ def _found(call: Call) -> list[Junk]:
             f"--older-than {older_than:g} is not a number of days", hint="For a week: `--older-than 7`."
         )
     if names and older_than is not None:
-        raise BadInputError("--older-than chooses runs, and runs were named", hint="Give one of them.")
+        raise BadInputError("--older-than and run names cannot be given together", hint="Give one of them.")
     named = list(dict.fromkeys(find(runs, name) for name in names))
     seconds = None if older_than is None else older_than * _A_DAY
     return find_junk(call.settings, named=named, older_than=seconds, now=time.time())
@@ -99,4 +99,4 @@ def _line(junk: Junk) -> str:
 
 def _warning(found: Sequence[Junk]) -> str:
     loras = sum(junk.loras for junk in found)
-    return f", {count(loras, 'finished LoRA')} among it" if loras else ""
+    return f", including {count(loras, 'finished LoRA')}" if loras else ""

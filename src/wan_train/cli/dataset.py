@@ -192,7 +192,7 @@ def write(call: Call) -> Result:
     if before is None:
         write_whole(target, text, mode=0o644)
         sink.text(text)
-        return _written(target, values, "is written")
+        return _written(target, values, "was written")
     diff = "".join(
         line if line.endswith("\n") else f"{line}\n"
         for line in difflib.unified_diff(
@@ -211,7 +211,7 @@ def write(call: Call) -> Result:
         raise BadInputError(f"{target} was changed by another program just now", hint="Rerun the command.")
     kept = back_up(target, target.parent / BACKUP / stamp_of(time.time()))
     write_whole(target, text, mode=0o644)
-    return _written(target, values, f"is changed; the old one is {kept}", kept)
+    return _written(target, values, f"was changed; the old version is {kept}", kept)
 
 
 def _values(call: Call) -> ConfigValues:

@@ -27,7 +27,7 @@ _RUN = "run:"
 _MOST_HOURS = 24.0 * 365
 _MOST_GRACE_MINUTES = 24.0 * 60
 _INSTEAD_OF_VAST = "If that one is refused too: `--then nothing` leaves the box on, and you end it at cloud.vast.ai."
-_INSTEAD = "Elsewhere a command of yours ends the box: `--then 'run:sudo poweroff'`"
+_INSTEAD = "Elsewhere, end the box with your own command: `--then 'run:sudo poweroff'`"
 
 
 def duties_of(call: Call, before: Duties | None = None, *, goes_on: bool = False) -> Duties:
@@ -125,7 +125,7 @@ def _check(duties: Duties, settings: Settings) -> None:
         raise BadInputError(
             f"--then {duties.then} works on Vast only, and this box has no CONTAINER_ID and CONTAINER_API_KEY",
             hint=f"On Vast, give them to this shell: `source /etc/environment`\n{_INSTEAD}\n"
-            "To unregister the box alone: `--then nothing`",
+            "To leave the box on: `--then nothing`",
         )
 
 
@@ -147,7 +147,5 @@ def _check_provider(then: Then, call: Call) -> None:
 
 def _within(flag: str, value: float, most: float, unit: str, *, least: float = 0.0) -> float:
     if not least <= value <= most:  # also refuses nan
-        raise BadInputError(
-            f"{flag} {value:g} is not a time that can be kept", hint=f"Use {unit}, {least:.2g} to {most:,.0f}."
-        )
+        raise BadInputError(f"{flag} {value:g} is out of range", hint=f"Use {unit}, {least:.2g} to {most:,.0f}.")
     return value

@@ -72,7 +72,7 @@ def _test(targets: Sequence[Target]) -> Result:
         {
             "name": name,
             "sent": outcome is not None and outcome.mark is Mark.SENT,
-            "reason": outcome.why if outcome is not None else "it did not end in time",
+            "reason": outcome.why if outcome is not None else "timed out",
             "seconds": outcome.seconds if outcome is not None else None,
         }
         for name, outcome in rows
@@ -88,7 +88,7 @@ def _test(targets: Sequence[Target]) -> Result:
 
 def _said(outcome: Outcome | None) -> str:
     if outcome is None:
-        return "failed: it did not end in time"
+        return "failed: timed out"
     if outcome.mark is Mark.SENT:
         return f"sent in {outcome.seconds:.1f} s"
     return f"failed: {outcome.why}"

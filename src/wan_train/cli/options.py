@@ -41,7 +41,9 @@ DATASET_PATH = Option(
 DATASET_FOLDERS = Option(
     str, "paths", "dataset write", "Folders of captioned pictures or clips.", is_required=True, is_repeatable=True
 )
-OWN_PICTURES = Option(str, "dataset", "rehearse", "Your own pictures.", shown="eight drawn ones")
+OWN_PICTURES = Option(
+    str, "dataset", "rehearse", "Your own pictures: a folder or a dataset.toml.", shown="eight drawn ones"
+)
 RECIPE_OR_RUN = Option(
     str,
     "recipe",
@@ -57,7 +59,7 @@ RUN = Option(
     "run",
     "attach, resume, report, status, logs, stop, preview",
     "Run ID or a part of it.",
-    more="The path of a run directory works too. For a part that several runs have, each full command is listed.",
+    more="The path of a run directory works too. If several runs match, the full command for each is listed.",
     shown="the newest run",
     completion=completion.run_names,
 )
@@ -85,7 +87,7 @@ UPLOAD_TARGETS = Option(
     str,
     "target",
     "upload",
-    "hf:USER/REPO or rclone:REMOTE:PATH; several.",
+    "hf:USER/REPO or rclone:REMOTE:PATH; one or more.",
     more="See [uploads](uploads.md).",
     shown="those of the run's --upload",
     is_repeatable=True,
@@ -126,7 +128,7 @@ REAPED = replace(
 )
 
 NOTIFY_ACTION = Option(
-    NotifyAction, "action", "notify", "`show` what is set up, or `test` it now.", default=NotifyAction.SHOW
+    NotifyAction, "action", "notify", "`show` the services, or `test` them now.", default=NotifyAction.SHOW
 )
 
 TITLE = Option(
@@ -194,7 +196,7 @@ PRESET = Option(
     "--preset",
     "train, tune, launch",
     "Settings for a subject; `wan-train presets` lists them.",
-    more="Laid over the shipped recipe of `--task`. Options count more. See [recipes](recipes.md#presets).",
+    more="Applied on top of the shipped recipe of `--task`; options override it. See [recipes](recipes.md#presets).",
     group=_WHAT,
     default=Preset.GUIDE,
 )
@@ -203,7 +205,7 @@ DATASET_PRESET = Option(
     "--preset",
     "dataset write",
     "Sizes of pictures and clips; `wan-train presets` lists them.",
-    more="Excludes `--resolution`. Other options count more. See [dataset presets](datasets.md#presets).",
+    more="Not together with `--resolution`; other options override it. See [dataset presets](datasets.md#presets).",
     shown="none",
 )
 ENGINE = Option(
@@ -237,7 +239,7 @@ WITH = Option(
     "--with",
     "provision",
     "A package to add, or lightning; repeatable.",
-    more="`NAME` or `NAME==VERSION`, [kept](provision.md#further-packages). `lightning`: the models of "
+    more="`NAME` or `NAME==VERSION`; it is [kept](provision.md#further-packages). `lightning`: the models of "
     "[`preview --fast`](previews.md#fast).",
     metavar="NAME",
     is_repeatable=True,
@@ -331,7 +333,7 @@ UNTIL = Option(
     "--until",
     f"{_TRAINS}, launch",
     "When to end: all, an epoch, or a share such as 99.65%.",
-    more="The learning rate stays that of all epochs. See [ending early](how-to.md#end-when-the-learning-is-done).",
+    more="The learning-rate schedule stays the same. See [ending early](how-to.md#end-when-the-learning-is-done).",
     metavar="all|N|N%",
     group=_HOW,
     shown="all",
@@ -340,7 +342,7 @@ UNTIL = Option(
 LATER_END = replace(
     UNTIL,
     commands="resume",
-    help="Go on to a later end of the same schedule.",
+    help="Train to a later end of the same schedule.",
     more="See [ending early](how-to.md#end-when-the-learning-is-done).",
     group=None,
     shown="the run's own",
@@ -373,8 +375,8 @@ PROMPTS_AT_END = Option(
     str,
     "--preview-prompts",
     _TRAINS,
-    "Draw the prompts of this file at the end, both LoRAs together.",
-    more="As `wan-train preview` does. Keeps a LoRA every tenth of the epochs, unless --save-every says otherwise.",
+    "Draw the prompts of this file at the end, with both LoRAs.",
+    more="As `wan-train preview` does. Keeps a LoRA every tenth of the epochs, unless --save-every is set.",
     metavar="FILE",
     group=_HOW,
     shown="no preview",
@@ -431,8 +433,8 @@ BUDGET = Option(
     str,
     "--budget",
     _TRAINS,
-    "Stop, with everything saved, before the run has cost this much.",
-    more="In dollars, of all its attempts. See [a budget](money.md#a-budget).",
+    "Save everything and stop before the run costs this much.",
+    more="In dollars, for all its attempts. See [a budget](money.md#a-budget).",
     metavar="DOLLARS",
     group=_HOW,
     shown="none",
@@ -441,7 +443,7 @@ OTHER_BUDGET = Option(
     str,
     "--budget",
     "resume",
-    "What the run may cost in all, its earlier attempts included.",
+    "Most that the run may cost, earlier attempts included.",
     more="See [a budget](money.md#a-budget).",
     metavar="DOLLARS",
     shown="the one it had",
@@ -450,7 +452,7 @@ ATTENTION = Option(
     Attention,
     "--attention",
     "train, launch",
-    "auto, sdpa, xformers, flash or flash3.",
+    "Attention: auto, sdpa, xformers, flash or flash3.",
     metavar="NAME",
     group=_HOW,
     default=Attention.AUTO,
@@ -480,19 +482,19 @@ HIGH = Option(
     str,
     "--high",
     "train, launch",
-    "A setting of the high-noise expert alone; repeatable.",
+    "A setting for the high-noise expert only; repeatable.",
     more="See [recipes](recipes.md#one-expert-alone). The variable holds several, separated by spaces.",
     metavar="KEY=VALUE",
     group=_HOW,
     is_repeatable=True,
 )
-LOW = replace(HIGH, word="--low", help="A setting of the low-noise expert alone; repeatable.", more="")
+LOW = replace(HIGH, word="--low", help="A setting for the low-noise expert only; repeatable.", more="")
 
 OTHER_UPLOAD = Option(
     str,
     "--upload",
     "resume",
-    "Upload the results there; repeatable.",
+    "Upload the results to this target; repeatable.",
     more="See [uploads](uploads.md).",
     metavar="TARGET",
     shown="the run's own",
@@ -514,8 +516,8 @@ THEN = Option(
     str,
     "--then",
     _TRAINS,
-    "What becomes of the box: nothing, stop, destroy, 'run:COMMAND'.",
-    more="When the last run on it is over, in every outcome. See [endings](endings.md).",
+    "What to do with the box at the end: nothing, stop, destroy, 'run:COMMAND'.",
+    more="At the end of the last run on it, in every outcome. See [endings](endings.md).",
     metavar="ENDING",
     group=_AFTER,
     shown="nothing",
@@ -525,19 +527,25 @@ MAX_HOURS = Option(
     float,
     "--max-hours",
     _TRAINS,
-    "End the box after this time at the latest, whatever hangs.",
+    "End the box after this many hours, even if something hangs.",
     more="Counted from the start of the run. See [endings](endings.md#at-the-latest).",
     metavar="N",
     group=_AFTER,
     shown="no limit",
 )
-OTHER_MAX_HOURS = replace(MAX_HOURS, commands="resume", group=None, shown="the run's own, counted anew")
+OTHER_MAX_HOURS = replace(
+    MAX_HOURS,
+    commands="resume",
+    more="Counted from now; the run's own restarts only if the run was over. See [endings](endings.md#at-the-latest).",
+    group=None,
+    shown="the run's own",
+)
 GRACE = Option(
     float,
     "--grace",
     _TRAINS,
     "Minutes between the last run's end and the box's.",
-    more="Any command of a person's cancels the ending in this time. See [endings](endings.md#the-countdown).",
+    more="Any command that a person runs in this time cancels the ending. See [endings](endings.md#the-countdown).",
     metavar="MINUTES",
     group=_AFTER,
     shown="5",
@@ -564,7 +572,7 @@ TARGET_FRAMES = Option(
     str,
     "--target-frames",
     "dataset write",
-    "Lengths of clips, each N*4+1.",
+    "Clip lengths in frames, each N*4+1.",
     metavar="N,N",
     group=_CLIPS,
     shown=partial(of_dataset, "target_frames"),
@@ -578,10 +586,14 @@ FRAME_EXTRACTION = Option(
     shown=partial(of_dataset, "frame_extraction"),
 )
 FRAME_STRIDE = Option(
-    int, "--frame-stride", "dataset write", "Frames between clips, for slide.", group=_CLIPS, shown="1"
+    int, "--frame-stride", "dataset write", "Frames between clips, with slide extraction.", group=_CLIPS, shown="1"
 )
-FRAME_SAMPLE = Option(int, "--frame-sample", "dataset write", "Number of clips, for uniform.", group=_CLIPS, shown="1")
-MAX_FRAMES = Option(int, "--max-frames", "dataset write", "Longest clip, for full.", group=_CLIPS, shown="129")
+FRAME_SAMPLE = Option(
+    int, "--frame-sample", "dataset write", "Number of clips, with uniform extraction.", group=_CLIPS, shown="1"
+)
+MAX_FRAMES = Option(
+    int, "--max-frames", "dataset write", "Longest clip in frames, with full extraction.", group=_CLIPS, shown="129"
+)
 SOURCE_FPS = Option(
     float, "--source-fps", "dataset write", "Frames per second of the videos.", group=_CLIPS, shown="16"
 )
@@ -598,7 +610,7 @@ COMPARE_PAGE = Option(
     "--html",
     "compare",
     "Also write a page with their curves.",
-    more="Other files are not replaced without asking.",
+    more="It asks before it replaces any other file.",
     metavar="FILE",
 )
 THOROUGH = Option(
@@ -619,7 +631,7 @@ PREVIEW_PROMPTS = Option(
     str,
     "--prompts",
     "preview",
-    "File of prompts, one a line: one column each.",
+    "File of prompts, one per line; each is a column.",
     more="As for [samples](samples.md#the-file); what a line does not set comes from the options here.",
     metavar="FILE",
     shown="those drawn last",
@@ -645,7 +657,7 @@ HIGH_FILE = Option(str, "--high", "preview", "A LoRA file of the high-noise expe
 LOW_FILE = replace(HIGH_FILE, word="--low", help="A LoRA file of the low-noise expert.")
 PREVIEW_SIZE = Option(str, "--size", "preview", "Size in pixels, multiples of 16.", metavar="WxH", shown="832x480")
 FRAMES = Option(int, "--frames", "preview", "Frames: 1 is a picture, 5, 9, 13, … a clip.", metavar="N", shown="1")
-STEPS = Option(int, "--steps", "preview", "Steps of each picture.", metavar="N", shown="20")
+STEPS = Option(int, "--steps", "preview", "Sampling steps for each picture.", metavar="N", shown="20")
 PREVIEW_SEED = Option(int, "--seed", "preview", "Seed, the same in all rows.", metavar="N", shown="the run's own")
 FAST = Option(
     bool,
@@ -659,32 +671,32 @@ MINUTES = Option(
     float,
     "--minutes",
     "tune",
-    "Longest time to measure; at least the guide's settings are.",
+    "Longest time to measure; the guide's settings are always measured.",
     metavar="N",
     default=6.0,
     shown="6",
 )
-SHOW = Option(bool, "--show", "tune", "Show what was measured before, and stop.")
-EXPORT = Option(bool, "--export", "tune", "Print the fastest as rows for a public table, and stop.")
+SHOW = Option(bool, "--show", "tune", "Show earlier measurements, and stop.")
+EXPORT = Option(bool, "--export", "tune", "Print the fastest settings as rows for a public table, and stop.")
 TIMEOUT = Option(
     float,
     "--timeout",
     "attach",
-    "Stop watching then, with exit code 124; the run continues.",
+    "Stop watching after this time, with exit code 124; the run continues.",
     more="0 looks once. See [exit codes](exit-codes.md).",
     metavar="SECONDS",
     shown="none",
 )
-ALL_RUNS = Option(bool, "--all", "resume", "Resume every unfinished run without a supervisor; watch none.")
+ALL_RUNS = Option(bool, "--all", "resume", "Resume every unfinished run that has no supervisor; watch none.")
 STEP = Option(
     str,
     "--step",
     "logs",
-    "cache-latents, cache-text, train-high or train-low.",
+    "The step: cache-latents, cache-text, train-high or train-low.",
     shown="the running one, else the last",
     completion=completion.step_names,
 )
-FOLLOW = Option(bool, "--follow -f", "logs", "Continue until the run is over.")
+FOLLOW = Option(bool, "--follow -f", "logs", "Keep printing until the run is over.")
 FOLLOW_LAUNCH = replace(FOLLOW, commands="launch logs", help="Continue until the launch is over.")
 NOW = Option(bool, "--now", "stop", "Do not wait for the next checkpoint.")
 LAUNCH_NOW = replace(NOW, commands="launch stop", help="Destroy the boxes at once; what is not home is lost.")
@@ -692,7 +704,7 @@ OLDER_THAN = Option(
     float,
     "--older-than",
     "clean",
-    "Also failed and stopped runs without a LoRA, this old.",
+    "Also failed and stopped runs without a LoRA that are older than this.",
     metavar="DAYS",
     shown="none",
 )
@@ -721,7 +733,7 @@ PRICE = of_setting("price", f"{_TRAINS}, preview, resume", metavar="DOLLARS")
 UPLOAD = replace(of_setting("upload", _TRAINS, metavar="TARGET"), group=_AFTER, is_repeatable=True)
 PREPARED_UPLOAD = replace(
     of_setting("upload", "provision", metavar="TARGET"),
-    help="Install what uploads there need: rclone; repeatable.",
+    help="Install what uploads to this target need; repeatable.",
     more="See [uploads](uploads.md).",
     is_repeatable=True,
 )
@@ -733,7 +745,7 @@ YES = Option(
     bool,
     "--yes -y",
     "train, dataset check, dataset write, compare, provision, clean, launch, launch reap",
-    "Ask nothing; take the default or the change that is asked about.",
+    "Ask nothing; accept the defaults and the changes.",
     group=_OUTPUT,
 )
 DRY_RUN = Option(bool, "--dry-run", "train", "Show the plan with its exact commands, and stop.", group=_OUTPUT)

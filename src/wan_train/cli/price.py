@@ -26,10 +26,6 @@ class Known:
     price: Price | None = None
     problem: str | None = None
 
-    def seconds_for(self, budget: float | None) -> float | None:
-        """Return the seconds that a budget pays for; None without a price or a budget."""
-        return None if budget is None or self.price is None else budget / self.price.per_hour * 3600
-
 
 class PriceQuestion:
     """Asks Vast in the background, so that planning need not wait for the answer."""
@@ -65,6 +61,11 @@ def given_dollars(call: Call, option: Option[str]) -> float | None:
     except ValueError as error:
         hint = f"Give dollars: `{option.flag} 3.00`"
         raise BadInputError(f"{option.flag} {one_line(text)!r}: {error}", hint=hint) from error
+
+
+def seconds_for(budget: float | None, price: Price | None) -> float | None:
+    """Return the seconds that a budget pays for; None without a price or a budget."""
+    return None if budget is None or price is None else budget / price.per_hour * 3600
 
 
 def require_price(budget: float | None, known: Known) -> None:

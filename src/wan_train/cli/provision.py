@@ -172,7 +172,7 @@ class _Preparation:
     def _not_ready(self) -> NotReadyError:
         install = f"Install what is missing: `{self.rerun}`."
         hints = filter(None, (all_hints(self.found.values()), install))
-        return NotReadyError("this box is not ready", hint=" ".join(hints))
+        return NotReadyError("this box is not ready", hint="\n".join(hints))
 
     def _show_found(self, sink: Sink) -> None:
         self._show()
@@ -218,7 +218,7 @@ class _Preparation:
             return TerminatedProvisionError(f"stopped by TERM before the box was ready{also}", hint=kept)
         if failed is None:
             return None
-        hint = " ".join(filter(None, (failed.hint, kept, f"Log: {self.log}")))
+        hint = "\n".join(filter(None, (failed.hint, kept, f"Log: {self.log}")))
         return NotReadyError(failed.message, hint=hint)
 
     def _print_end(self, locked: LockedWorkspace, error: WanTrainError | None) -> None:

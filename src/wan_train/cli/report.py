@@ -72,7 +72,7 @@ def _write(path: Path, content: str) -> None:
     except OSError as error:
         raise NotReadyError(
             f"{visible(str(path))} cannot be written: {error.strerror}",
-            hint="Free some disk space (`wan-train runs` lists old runs), then rerun `wan-train report`.",
+            hint="Free some disk space: `wan-train clean`\nThen rerun `wan-train report`.",
         ) from error
 
 

@@ -64,7 +64,8 @@ def status(call: Call) -> Result:
 
         launch = launch_that_trains(call.settings.runs, view.run.path)
         if launch is not None:
-            sink.line(f"This is what came home so far. It trains on a rented box: wan-train launch attach {launch}")
+            sink.line("These are the results so far. The run trains on a rented box:")
+            sink.line(f"  wan-train launch attach {launch}")
         sink.show(run_lines(view, time.time()))
         sink.show(status_lines(view))
 
@@ -205,7 +206,7 @@ def resume(call: Call) -> Result:
 def _nothing_missing(view: RunView, call: Call) -> Result:
     """Return the result for a finished run; its duties may have changed."""
     run_id = view.run.run_id
-    call.sink.note(f"{run_id} is finished: nothing is missing.")
+    call.sink.note(f"{run_id} is finished; there is nothing to resume.")
     if changes_duties(call):
         view = view_of(view.run, lease_dir=call.settings.lease_dir)
         for text, _ in box_end_texts(view):
@@ -227,9 +228,11 @@ def _resume_all(call: Call) -> Result:
         "--gpus": call.get(options.OTHER_GPUS),
         "--budget": call.get(options.BUDGET),
         "--upload": call.all(options.OTHER_UPLOAD) or None,
+        "--upload-with": call.get(options.UPLOAD_WITH),
         "--then": call.get(options.THEN),
         "--max-hours": call.get(options.MAX_HOURS),
         "--grace": call.get(options.GRACE),
+        "--notify": call.all(options.NOTIFY) or None,
     }
     found = [word for word, value in given.items() if value is not None]
     if found:

@@ -19,7 +19,7 @@ from wan_train.cli import options, questions
 from wan_train.cli.call import Call
 from wan_train.cli.duty_options import check_before, duties_of, hand_over
 from wan_train.cli.output import Result, Sink
-from wan_train.cli.price import Known, PriceQuestion, budget_of, may_exceed, require_price
+from wan_train.cli.price import Known, PriceQuestion, budget_of, may_exceed, require_price, seconds_for
 from wan_train.cli.request import make_request
 from wan_train.cli.watch import watch
 from wan_train.dataset.model import DatasetError
@@ -80,7 +80,8 @@ def train(call: Call) -> Result:
             source = Source(origin=Origin.FLAG, text="the last question")
             layer = Layer(source=source, values={"until": OFFERED})
             request = replace(request, recipe=resolve(request.recipe, [layer]))
-            again = make_plan(request, RunDirectory(plan.run_dir), created=plan.created, say=sink.note)
+            run, paid = RunDirectory(plan.run_dir), seconds_for(budget, at_start.price)
+            again = make_plan(request, run, created=plan.created, paid_seconds=paid, say=sink.note)
             plan = _quoted(again, request, at_start, settings)
     if not may_exceed(plan.quote, at_start.price, budget, sink, runs=at_start.runs, ask=interactive):
         sink.note("Nothing was started.")
@@ -117,7 +118,7 @@ def _planned(request: Request, call: Call, question: PriceQuestion, duties: Duti
     """Return the plan with its quote, and the facts shown with it. Raises what `make_plan` raises."""
     run, created = planned(call.settings.runs, request.answers.title)
     known = question.answer()
-    paid = known.seconds_for(budget_of(call))
+    paid = seconds_for(budget_of(call), known.price)
     plan = make_plan(request, run, created=created, paid_seconds=paid, say=call.sink.note)
     at_start = _at_start(plan, request, call, known, duties)
     return _quoted(plan, request, at_start, call.settings), at_start

@@ -103,7 +103,7 @@ def _measure(call: Call, *, budget: float) -> Result:
             made = candidate_data.write(scratch, ready.picked, image_to_video=recipe.task is Task.I2V)
         except OSError as error:
             raise NotReadyError(
-                f"what is trained while measuring cannot be written to {folder}: {error.strerror}",
+                f"the training data for measuring cannot be written to {folder}: {error.strerror}",
                 hint="Free some disk space, or name another place: `export TMPDIR=DIR`.",
             ) from error
         session = Session(
@@ -140,7 +140,7 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(prefix="wan-train-tune-")
     except OSError as error:
         raise NotReadyError(
-            f"the measurements cannot be saved: {error.strerror}",
+            f"no temporary folder can be created: {error.strerror}",
             hint="Free some disk space, or name another place: `export TMPDIR=DIR`.",
         ) from error
 

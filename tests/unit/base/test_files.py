@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wan_train.base.files import move_without_overwriting, write_whole
+from wan_train.base.files import copy_whole, move_without_overwriting, write_whole
 
 
 def test_text_and_bytes(tmp_path: Path) -> None:
@@ -65,9 +66,41 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
         assert len(path.read_text()) == 200_000
 
 
-def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        write_whole(tmp_path / "none" / "a", "x")
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:
+    missing, folder = tmp_path / "none" / "a", tmp_path / "folder"
+    (folder / "full").mkdir(parents=True)
+    (tmp_path / "picture").write_text("x")
+    with pytest.raises(FileNotFoundError) as opening:
+        write_whole(missing, "x")
+    with pytest.raises(IsADirectoryError) as renaming:
+        write_whole(folder, "x")
+    with pytest.raises(FileNotFoundError) as copying:
+        copy_whole(tmp_path / "picture", missing)
+    with pytest.raises(IsADirectoryError) as replacing:
+        copy_whole(tmp_path / "picture", folder)
+    for error, path in ((opening, missing), (renaming, folder), (copying, missing), (replacing, folder)):
+        assert (error.value.filename, error.value.filename2) == (str(path), None)
+    with pytest.raises(FileNotFoundError) as reading:
+        copy_whole(missing, tmp_path / "b")
+    assert str(reading.value.filename) == str(missing)
+
+
+def test_a_copy_has_its_name_on_disk_before_it_is_relied_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut cannot be tried here: what was renamed is only safe once its directory was flushed."""
+    source, target = tmp_path / "a", tmp_path / "copies" / "a"
+    source.write_text("picture")
+    target.parent.mkdir()
+    flushed: list[tuple[Path, bool]] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        flushed.append((Path(f"/proc/self/fd/{descriptor}").readlink(), target.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    copy_whole(source, target)
+    assert target.read_text() == "picture"
+    assert flushed[-1] == (target.parent, True)
 
 
 def test_moving_keeps_the_content(tmp_path: Path) -> None:
