@@ -126,7 +126,7 @@ class Guardian:
     def _find_new(self) -> None:
         for run in registered(self._lease_dir):
             if run.path not in self._trackers:
-                say(f"{run.run_id} is in care")
+                say(f"watching {run.run_id}")
                 self._trackers[run.path] = RunTracker(run, self._first_process)
 
     def _drop(self, tracker: RunTracker) -> None:
@@ -222,7 +222,7 @@ class Guardian:
             case Upload():
                 self._effects.upload(tracker.run)
             case Release(run_id=run_id):
-                say(f"{run_id} needs no more care")
+                say(f"{run_id}: all duties are done")
                 tracker.note_released()
                 tracker.save()
                 self._drop(tracker)
