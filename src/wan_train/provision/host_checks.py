@@ -192,10 +192,10 @@ class HostChecks:
         for run in all_runs(self.settings.runs):
             try:
                 plan, state = read_run(run)
-            except WanTrainError:
+            except (WanTrainError, OSError):
                 damaged.append(run.run_id)
                 continue
-            if state.is_over or _is_looked_after(state, plan.created):
+            if state.is_over or _is_looked_after(state, plan.created, self.now()):
                 continue
             lost.append(run.run_id)
             attempts = [job.attempt for job in state.jobs.values() if job.attempt is not None and job.state.has_process]
@@ -257,9 +257,9 @@ class HostChecks:
         return ready(f"`--then stop`: Vast knows this box as {vast.instance}; nothing was stopped")
 
 
-def _is_looked_after(state: RunState, created: float) -> bool:
+def _is_looked_after(state: RunState, created: float, now: float) -> bool:
     if state.supervisor is None:
-        return time.time() - created < _START_SECONDS
+        return now - created < _START_SECONDS
     return state.supervisor.is_alive()
 
 
