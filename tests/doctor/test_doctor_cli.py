@@ -227,7 +227,10 @@ def test_a_hub_that_does_not_answer_is_waited_for_once_and_not_for_long() -> Non
 
 @pytest.mark.parametrize(
     ("environ", "words"),
-    [({"HF_ENDPOINT": NOBODY}, "127.0.0.1: connection refused"), ({"HF_ENDPOINT": "http://[bad"}, "not a valid address")],
+    [
+        ({"HF_ENDPOINT": NOBODY}, "127.0.0.1: connection refused"),
+        ({"HF_ENDPOINT": "http://[bad"}, "not a valid address"),
+    ],
 )
 def test_why_a_hub_cannot_be_reached(environ: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:

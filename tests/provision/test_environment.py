@@ -293,7 +293,7 @@ def test_packages_of_an_environment_that_cannot_be_made_are_no_reason_of_their_o
 def test_what_is_no_name_of_a_package_is_refused(world: World, word: str) -> None:
     done = world.provision("--yes", "--skip-models", f"--with={word}")
     assert done.returncode == 2
-    assert "names of packages" in done.stderr
+    assert "package names" in done.stderr
     assert not world.checkout.exists()
 
 

@@ -40,7 +40,7 @@ def check_names(words: Iterable[str]) -> tuple[str, ...]:
     wrong = [one_line(word) for word in asked if not _REQUIREMENT.fullmatch(word)]
     if wrong:
         raise BadInputError(
-            f"--with takes names of packages, not {', '.join(map(repr, wrong))}",
+            f"--with takes package names, not {', '.join(map(repr, wrong))}",
             hint="A name, or a name with its exact version: wan-train provision --with prodigyopt==1.1.2",
         )
     return asked

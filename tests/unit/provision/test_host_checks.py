@@ -91,7 +91,7 @@ def test_shared_memory_that_is_missing_or_too_small(tmp_path: Path) -> None:
     ("kind", "state", "word"),
     [
         ("ext4", State.READY, "ext4"),
-        ("overlay", State.READY, "destroyed"),
+        ("overlay", State.READY, "destroy"),
         ("nfs4", State.WARNING, "network"),
         ("fuse.sshfs", State.WARNING, "network"),
         ("tmpfs", State.WARNING, "lost at a restart"),
