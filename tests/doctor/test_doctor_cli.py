@@ -111,6 +111,16 @@ def test_without_network_what_is_missing_says_so_and_what_is_there_is_only_a_war
     assert "model sizes from configs/models.toml" in found["disk"]["detail"]
 
 
+def test_a_model_that_cannot_be_read_is_not_called_missing(box: ScriptedBox) -> None:
+    folder = wanted((Task.T2V,))[0].path(box.checkout).parent
+    folder.rename(folder.with_name("kept"))
+    folder.symlink_to("x" * 300)  # a name that is too long for any file: an error for root too
+    found = examine(box, code=3)["wan21-vae"]
+    assert found["level"] == "error"
+    assert "file name too long" in found["detail"]
+    assert "missing" not in found["detail"]
+
+
 def test_another_task_has_other_models(box: ScriptedBox) -> None:
     found = examine(box, "--task", "i2v", code=0)
     assert {"wan22-i2v-high", "wan22-i2v-low"} <= set(found)
@@ -217,7 +227,10 @@ def test_a_hub_that_does_not_answer_is_waited_for_once_and_not_for_long() -> Non
 
 @pytest.mark.parametrize(
     ("environ", "words"),
-    [({"HF_ENDPOINT": NOBODY}, "127.0.0.1: connection refused"), ({"HF_ENDPOINT": "http://[bad"}, "no address")],
+    [
+        ({"HF_ENDPOINT": NOBODY}, "127.0.0.1: connection refused"),
+        ({"HF_ENDPOINT": "http://[bad"}, "not a valid address"),
+    ],
 )
 def test_why_a_hub_cannot_be_reached(environ: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:

@@ -118,7 +118,7 @@ def test_a_checkout_that_git_refuses_to_look_at_is_not_called_unchanged(world: W
     config.write_text("no config of git's\n" + config.read_text())
     found = checkout.check()
     assert found.state is State.READY
-    assert "cannot tell" in found.detail
+    assert "could not check" in found.detail
 
 
 def test_another_branch_or_commit_of_the_users_is_only_reported(world: World, work: Work) -> None:

@@ -15,6 +15,9 @@ import pytest
 from file_server import FileServer, serve, write_index
 from provision_world import World, write_program, write_wheel
 
+from wan_train.base import codec
+from wan_train.provision.engine_file import load
+
 TORCH = "torch-2.7.0-py3-none-any.whl"
 PROTOBUF = "protobuf-5.0-py3-none-any.whl"
 
@@ -214,6 +217,29 @@ def test_a_python_of_the_users_own_that_lacks_something_is_named(world: World) -
     assert not world.checkout.exists()
 
 
+@pytest.mark.parametrize("case", ["absent", "not executable", "of another engine"])
+def test_a_python_of_the_users_own_that_cannot_be_used_is_no_reason_to_install_another(world: World, case: str) -> None:
+    python = world.folder / "own/bin/python"
+    if case != "absent":
+        write_program(python, "#!/bin/sh\n")
+    if case == "not executable":
+        python.chmod(0o644)
+    if case == "of another engine":
+        (world.folder / "own/wan-train.json").write_text(codec.to_json(load("guide").record()))
+    done = world.provision("--yes", "--skip-models", env={"WAN_TRAIN_MUSUBI_PYTHON": str(python)})
+    assert done.returncode == 3
+    assert str(world.folder / "own") in done.stderr
+    assert "unset WAN_TRAIN_MUSUBI_PYTHON" in done.stderr
+    assert not world.checkout.exists()
+
+
+def test_the_environments_own_python_may_be_named_before_it_exists(world: World) -> None:
+    python = world.checkout / "venv/bin/python"
+    done = world.provision("--check", "--skip-models", "--json", env={"WAN_TRAIN_MUSUBI_PYTHON": str(python)})
+    steps = {step["id"]: step for step in json.loads(done.stdout)["steps"]}
+    assert steps["environment"]["state"] == "missing"
+
+
 def test_packages_of_the_users_own_are_installed_kept_and_installed_again(world: World, index: FileServer) -> None:
     for name in ("prodigyopt", "schedule_free"):
         write_wheel(world.folder / "wheels", name, "1.0")
@@ -267,7 +293,7 @@ def test_packages_of_an_environment_that_cannot_be_made_are_no_reason_of_their_o
 def test_what_is_no_name_of_a_package_is_refused(world: World, word: str) -> None:
     done = world.provision("--yes", "--skip-models", f"--with={word}")
     assert done.returncode == 2
-    assert "names of packages" in done.stderr
+    assert "package names" in done.stderr
     assert not world.checkout.exists()
 
 

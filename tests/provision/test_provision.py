@@ -153,7 +153,7 @@ def test_damaged_files_wrong_bytes_and_passing_errors_end_in_the_right_bytes(wor
     assert vae.with_name(f"{vae.name}.bad").read_bytes().strip(b"\0") == b""
     marked = json.loads(vae.with_name(f"{vae.name}.verified").read_text())
     assert marked["sha256"] == hashlib.sha256(world.hub.files[name]).hexdigest()
-    assert "unexpected answer of the server; retry in" in done.stdout
+    assert "unexpected response from the server; retry in" in done.stdout
 
 
 def test_bytes_that_stay_wrong_are_never_kept(world: World) -> None:

@@ -219,9 +219,10 @@ def decide(box: Box) -> list[Action]:
 
 
 def chosen(box: Box) -> tuple[Then, tuple[str, ...], str]:
-    """Return the ending of the box, its command, and why. Stop wins over destroy, and destroy over a command.
+    """Return the ending of the box, its command, and why. Stop wins over destroy, and both over a command.
 
-    A box is destroyed only if no run wants it stopped and every result on it is safe elsewhere.
+    A stop keeps the disk; what a command does is unknown. A box is destroyed only if no run wants it stopped and
+    every result on it is safe elsewhere.
     """
     wanting = [run for run in box.runs if run.wants_ending]
     wanted = {run.duties.then for run in wanting}
@@ -249,7 +250,7 @@ def _care(run: GuardedRun) -> Iterator[Action]:
     patience = (
         UNBORN_SECONDS
         if run.is_unborn
-        else backoff(run.restarts + 1, first=RESTART_SECONDS, longest=4 * RESTART_SECONDS)
+        else backoff(run.restarts + 1, first=RESTART_SECONDS, longest=_LONGEST_RESTART_SECONDS)
     )
     if gone and run.gone_seconds >= patience:
         yield Restart(run_id=run.run_id)
@@ -367,7 +368,7 @@ def _new(box: Box) -> Ending:
 def _why(wanting: Sequence[GuardedRun]) -> str:
     late = [run for run in wanting if run.is_late]
     if late:
-        return f"--max-hours {late[0].duties.max_hours:g} of {late[0].run_id} is reached"
+        return f"{late[0].run_id} reached its --max-hours {late[0].duties.max_hours:g}"
     lost = [run for run in wanting if run.is_lost]
     return f"{lost[0].run_id} cannot be resumed" if lost else "the last run is over"
 

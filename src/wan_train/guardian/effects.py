@@ -15,7 +15,7 @@ from wan_train.base import process
 from wan_train.base.errors import WanTrainError
 from wan_train.base.settings import Settings
 from wan_train.base.text import one_line
-from wan_train.box.vast import ID_VARIABLE, Power, Vast, VastError
+from wan_train.box.vast import ID_VARIABLE, KEY_VARIABLE, Power, Vast, VastError
 from wan_train.run.box_ending import Ending
 from wan_train.run.control import StopRequest, request_stop, start_supervisor
 from wan_train.run.directory import RunDirectory
@@ -140,7 +140,7 @@ def end_box(
         said = one_line(done.tail(1)) or f"exit code {done.code}"
         return "" if done.succeeded else f"{one_line(ending.command[0])} failed: {said}"
     if vast is None:
-        return f"this box has no key of Vast's ({ID_VARIABLE})"
+        return f"this box has no Vast API key: {ID_VARIABLE} or {KEY_VARIABLE} is missing"
     try:
         if ending.then is Then.DESTROY:
             vast.destroy(seconds=_ORDER_SECONDS)

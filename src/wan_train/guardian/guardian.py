@@ -103,11 +103,12 @@ class Guardian:
         self._find_new()
         runs = []
         for tracker in list(self._trackers.values()):
-            guarded = tracker.look(now) if tracker.is_there else None
-            if guarded is None:
-                self._drop(tracker)
-            else:
+            is_there = tracker.is_there
+            guarded = tracker.look(now) if is_there else None
+            if guarded is not None:
                 runs.append(self._with_surroundings(tracker, guarded, now))
+            elif not (is_there and tracker.is_unread):
+                self._drop(tracker)
         others = self._others({guarded.run_id for guarded in runs}, now)
         works = bool(others) or any(not guarded.is_settled for guarded in runs)
         destroys = any(guarded.duties.then is Then.DESTROY for guarded in runs)
@@ -125,7 +126,7 @@ class Guardian:
     def _find_new(self) -> None:
         for run in registered(self._lease_dir):
             if run.path not in self._trackers:
-                say(f"{run.run_id} is in care")
+                say(f"watching {run.run_id}")
                 self._trackers[run.path] = RunTracker(run, self._first_process)
 
     def _drop(self, tracker: RunTracker) -> None:
@@ -166,7 +167,9 @@ class Guardian:
         """Results of unguarded runs that would be lost if the box were destroyed."""
         parents = sorted({tracker.run.path.parent for tracker in self._trackers.values()})
         found: list[str] = []
-        for run in (run for parent in parents for run in all_runs(parent) if run.path not in self._trackers):
+        # A run that could not be read yet is not among those that `decide` judges.
+        judged = {path for path, tracker in self._trackers.items() if not tracker.is_unread}
+        for run in (run for parent in parents for run in all_runs(parent) if run.path not in judged):
             if not any(run.path.glob("*.safetensors")):
                 continue
             try:
@@ -219,7 +222,7 @@ class Guardian:
             case Upload():
                 self._effects.upload(tracker.run)
             case Release(run_id=run_id):
-                say(f"{run_id} needs no more care")
+                say(f"{run_id}: all duties are done")
                 tracker.note_released()
                 tracker.save()
                 self._drop(tracker)
@@ -287,5 +290,8 @@ class Guardian:
 
 def _is_done(run: RunDirectory) -> bool:
     """Whether the last look at a run found nothing more to do."""
-    record = read_record(run)
+    try:
+        record = read_record(run)
+    except OSError:
+        return False
     return record is not None and record.is_released

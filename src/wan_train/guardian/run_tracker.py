@@ -11,6 +11,7 @@ from wan_train.base.errors import WanTrainError
 from wan_train.base.files import write_whole
 from wan_train.base.host import ProcessIdentity
 from wan_train.guardian.decisions import GuardedRun, Saving
+from wan_train.guardian.effects import say
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, read_duties
 from wan_train.run.events import StopMode
@@ -103,8 +104,11 @@ def saving(since: Moment | None, mode: StopMode, now: Moment) -> Saving | None:
 
 
 def read_record(run: RunDirectory) -> RunRecord | None:
-    """The saved record; None if it is missing or damaged."""
-    return codec.read(run.guard, RunRecord)
+    """The saved record; None if it is missing or damaged. Raises OSError."""
+    try:
+        return codec.from_json(run.guard.read_bytes(), RunRecord, where=str(run.guard))
+    except (FileNotFoundError, codec.CorruptRecordError):
+        return None
 
 
 def write_record(run: RunDirectory, record: RunRecord) -> None:
@@ -117,6 +121,8 @@ def _seconds(since: Moment | None, now: Moment) -> float:
 
 
 _WRITE_SECONDS = 60.0
+_PATIENCE_SECONDS = 60.0
+"""An OSError, such as too many open files, may pass. After this time, what cannot be read counts as damaged."""
 
 
 class RunTracker:
@@ -127,10 +133,16 @@ class RunTracker:
         self._first_process = first_process
         self.duties: Duties | None = None
         """As last read; None before, and for a run without duties."""
+        self.is_unread = False
+        """Whether it could not be read yet; the next look tries again."""
         self.damage: str | None = None
         """Why its records cannot be read, in words."""
         self._follower = RunFollower(run)
-        self._record = read_record(run)
+        self._seen = Seen(is_over=False, has_supervisor=True)
+        """As last seen. Until the first look succeeds, the run counts as working."""
+        self._failing_since: Moment | None = None
+        self._record: RunRecord | None = None
+        self._is_record_read = False
         self._written: RunRecord | None = None
 
     @property
@@ -139,12 +151,21 @@ class RunTracker:
         return self.run.plan.is_file()
 
     def look(self, now: Moment) -> GuardedRun | None:
-        """The run as it is now; None while it has no duties."""
-        with suppress(codec.CorruptRecordError, OSError):  # keep the duties read before
+        """The run as it is now; None if it has no duties, or while it `is_unread`."""
+        was_unread, self.is_unread = self.is_unread, False
+        try:
             self.duties = read_duties(self.run)
-        if self.duties is None:
+            self._read_record(now)
+        except OSError as error:
+            self.is_unread = not self._is_record_read
+            if self.is_unread and not was_unread:
+                say(f"{self.run.run_id} cannot be read yet, retrying: {error}")
+        except codec.CorruptRecordError as error:
+            if self.duties is None:  # else the duties read before stay
+                say(f"{self.run.run_id} is not watched: {error}")
+        if self.duties is None or self.is_unread:
             return None
-        seen = self._see()
+        seen = self._see(now)
         self._record = record_after(
             self._record or first_record(self.duties, now), self.duties, seen, now, first_process=self._first_process
         )
@@ -185,21 +206,40 @@ class RunTracker:
             write_record(self.run, self._record)
             self._written = self._record
 
-    def _see(self) -> Seen:
+    def _read_record(self, now: Moment) -> None:
+        """Read once what an earlier guardian remembered. Raises OSError while that may pass."""
+        if self._is_record_read:
+            return
+        try:
+            self._record = read_record(self.run)
+        except OSError:
+            if not self._fails_for_long(now):
+                raise
+        self._is_record_read = True
+
+    def _see(self, now: Moment) -> Seen:
         try:
             _, state = self._follower.read()
         except (WanTrainError, OSError) as error:
             self.damage = str(error)
+            if isinstance(error, OSError) and not self._fails_for_long(now):
+                return self._seen
             lives = locks.is_locked(self.run.lock)
             return Seen(is_over=not lives, has_supervisor=lives)
-        self.damage = None
+        self.damage, self._failing_since = None, None
         supervisor = state.supervisor
-        return Seen(
+        self._seen = Seen(
             is_over=state.is_over,
             has_supervisor=supervisor is not None and supervisor.is_alive(),
             is_unborn=supervisor is None,
             finished=state.finished.at if state.finished is not None else None,
         )
+        return self._seen
+
+    def _fails_for_long(self, now: Moment) -> bool:
+        """Whether reading has failed for so long that the error will not pass."""
+        self._failing_since = self._failing_since or now
+        return seconds_between(self._failing_since, now) >= _PATIENCE_SECONDS
 
 
 def _is_news(memory: RunRecord, written: RunRecord | None) -> bool:

@@ -76,7 +76,9 @@ class Dispatcher:
                 if where is DeliveryState.LOST and (key := (log, message.id, target.name)) not in self._reported:
                     self._reported.add(key)
                     why = next((e.why for e in reversed(entries) if (e.notice, e.target) == key[1:]), None)
-                    self._say(f"notification {message.id} to {target.name} is not sent again: {why or 'unknown end'}")
+                    self._say(
+                        f"notification {message.id} to {target.name} is not sent again: {why or 'outcome unknown'}"
+                    )
         return found
 
     def _send(self, log: Path, order: Order) -> None:

@@ -189,7 +189,7 @@ def _back(facts: RunFacts) -> Iterator[Message]:
         if earlier is not None and event.idle_since is not None:
             away = event.at - event.idle_since
             if away >= _AWAY_SECONDS or event.identity.boot_id != earlier.identity.boot_id:
-                body = ["The box was off, or nothing of the run was alive.", "It resumed from its latest checkpoint."]
+                body = ["The box was off, or the run's processes had died.", "It resumed from its latest checkpoint."]
                 yield _message(f"back-{number}", f"{_run_name(facts)}: back after {duration(away)}", body)
         earlier = event
 

@@ -83,7 +83,7 @@ class _Listener(logging.Handler):
 def judge(said: str) -> tuple[Mark, str]:
     """Judge a failed send by apprise's log. A message is sent again only if it certainly did not arrive."""
     if re.search(r"^Sent ", said, re.MULTILINE):
-        return Mark.UNCLEAR, "only some of its recipients have it"
+        return Mark.UNCLEAR, "only some recipients got it"
     status = _STATUS.search(said)
     if status is not None:
         return Mark.REFUSED, f"the service refused it (status {status[1]})"

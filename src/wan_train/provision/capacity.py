@@ -75,7 +75,7 @@ def judge_ram(ram: Ram, usable: Sequence[Gpu], swapping: Sequence[Gpu]) -> Findi
         return blocked(detail, bigger)
     if swapping and ram.available < LOAD_BYTES:
         return warning(
-            f"{has}; {needs}, and would be killed now",
+            f"{has}; {needs}; a training started now would be killed",
             "Find what uses it: `ps aux --sort=-rss | head`. Wait for it or end it.",
         )
     if len(swapping) > 1 and ram.available < 2 * LOAD_BYTES:
@@ -98,7 +98,7 @@ def judge_spare(folder: Path, needs: Mapping[Path, int], run: int) -> Finding:
     free = shutil.disk_usage(place).free - fetched
     detail = f"{max(0, free) / GB:.1f} GB will be free at {place}; a run of both experts takes up to {run / GB:.1f} GB"
     if free >= run:
-        return ready(f"{detail}, and its caches")
+        return ready(f"{detail} plus its caches")
     return warning(
         detail, "Remove old runs (`wan-train runs` lists them), or `export WAN_TRAIN_RUNS_DIR=DIR` on another disk."
     )

@@ -52,7 +52,7 @@ class Checkout:
             )
         match self._changed_files():
             case None:
-                remark = "; git cannot tell whether its files were changed"
+                remark = "; git could not check for changed files"
             case 0:
                 remark = ""
             case changed:

@@ -129,7 +129,7 @@ def why_unconnected(where: str) -> str | None:
     except OSError as error:
         return f"{one_line(where)}: {(error.strerror or str(error)).lower()}"
     except ValueError as error:  # invalid brackets or port
-        return f"{one_line(where)} is no address: {error}"
+        return f"{one_line(where)} is not a valid address: {error}"
 
 
 def why_unreachable(
@@ -194,8 +194,9 @@ class Doctor:
 
     def _check(self, group: Group, name: str, title: str, finding: Finding) -> Check:
         if group is Group.MODELS and finding.state is State.BLOCKED:
-            reason = finding.detail.rpartition(" cannot be fetched: ")[2]  # the check's title names the file
-            finding = replace(finding, detail=f"missing; {reason}")
+            _, of_the_hub, reason = finding.detail.rpartition(" cannot be fetched: ")
+            if of_the_hub:  # the check's title names the file
+                finding = replace(finding, detail=f"missing; {reason}")
         todo = f"`{self._provision}`" if finding.state in steps.TO_DO else None
         hint = finding.hint.replace("`wan-train provision`", f"`{self._provision}`") if finding.hint else None
         return Check(group=group, id=name, title=title, finding=finding, next=hint or todo)

@@ -34,12 +34,12 @@ _DEBIAN_ROOTS: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 _PROXIES: Final = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 _EXITS: Final = {
     2: "no answer in time",
-    3: "the file is not there",
+    3: "file not found on the server",
     6: "network problem",
     7: "the download was interrupted",
     8: "the server does not resume downloads",
     19: "the host's name could not be resolved",
-    22: "unexpected answer of the server",
+    22: "unexpected response from the server",
     24: "the server refused the address",
     29: "the server is overloaded",
 }

@@ -158,7 +158,8 @@ class GpuFacts:
         try:
             reading = self.gpus.read()
         except GpuUnavailableError as error:
-            detail = "no GPU can be used without the driver" if self.needed else "no GPU: this box can be prepared only"
+            only_provision = "no GPU: this box can be provisioned, but cannot train"
+            detail = "no GPU can be used without the driver" if self.needed else only_provision
             return Finding(self._absent, detail, hint=error.hint)
         visible = self.environ.get(DEVICE_VARIABLE)
         try:

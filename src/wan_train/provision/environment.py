@@ -36,6 +36,10 @@ _CACHE = ".wan-train-uv"
 
 _LOOK_SECONDS = 180.0
 _HINT = "Check the network, the proxies and the disk; then run `wan-train provision` again."
+_CHOSEN_HINT = (
+    "You chose it, so it is not changed. For an environment that provision makes: `unset WAN_TRAIN_MUSUBI_PYTHON`, "
+    "or remove `musubi_python` from the settings file."
+)
 
 # The result is printed last, so that output of sitecustomize or of imports does no harm.
 _LOOK = """
@@ -92,21 +96,27 @@ class Environment:
         return Step("environment", "Trainer environment", self.check, apply=self.apply, needs=("checkout",))
 
     def check(self) -> Finding:
-        if os.access(self.python, os.X_OK):
-            folder = self.python.parent.parent
-            record = _record(folder)
-            if record == self.engine.record():
-                return self._whole(folder)
-            if record is not None:
-                return self._missing(f"{folder} was made for another engine")
-            missing, torch = self._look()
-            if not missing:
-                return ready(f"{self.python} has torch {torch} and what the trainer needs")
-            reason = f"{self.python} lacks {', '.join(missing)}"
+        if not os.access(self.python, os.X_OK):
             if self.chosen is not None:
-                return blocked(reason, "You chose it, so it is not changed.")
+                return self._unusable(f"{self.chosen} does not exist or cannot be run")
+            return self._missing(f"no environment at {self.root / 'venv'}")
+        folder = self.python.parent.parent
+        record = _record(folder)
+        if record == self.engine.record():
+            return self._whole(folder)
+        if record is not None:
+            return self._unusable(f"{folder} was made for another engine")
+        missing, torch = self._look()
+        if not missing:
+            return ready(f"{self.python} has torch {torch} and what the trainer needs")
+        reason = f"{self.python} lacks {', '.join(missing)}"
+        return self._missing(reason) if self.chosen is None else blocked(reason, _CHOSEN_HINT)
+
+    def _unusable(self, reason: str) -> Finding:
+        """MISSING, or BLOCKED for a Python that the user named: one made in the checkout would not be used."""
+        if self.chosen in {None, self.root / "venv/bin/python"}:
             return self._missing(reason)
-        return self._missing(f"no environment at {self.root / 'venv'}")
+        return blocked(reason, _CHOSEN_HINT)
 
     def _whole(self, folder: Path) -> Finding:
         """READY, or WARNING if a provision killed at the very end left uv's cache of several gigabytes."""
@@ -136,7 +146,7 @@ class Environment:
             answer = json.loads((done.output.strip().splitlines() or [""])[-1])
             return list(answer["missing"]), str(answer["torch"])
         except (ValueError, KeyError, TypeError):
-            return ["a Python that works"], "unknown"
+            return ["a working Python"], "unknown"
 
     def _requirements(self) -> list[str]:
         try:
@@ -210,7 +220,7 @@ class Environment:
             [folder / "bin/python", "-c", _PROVE, torch],
             what="importing torch and the trainer in the new environment",
             cwd=self.root.parent,
-            hint="A library of the system may be missing: as root, `apt-get install -y libgl1 libglib2.0-0`. "
+            hint="A system library may be missing: as root, `apt-get install -y libgl1 libglib2.0-0`. "
             f"The log is {work.log}.",
         )
 

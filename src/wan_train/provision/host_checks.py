@@ -122,7 +122,7 @@ class HostChecks:
         place = existing_parent(self.settings.workspace)
         kind = file_system_of(place.resolve(), self.proc)
         if kind is None:
-            return Finding(State.UNTESTED, f"{place}: of unknown kind")
+            return Finding(State.UNTESTED, f"{place}: unknown file system type")
         if kind in _NETWORK or kind.startswith("fuse"):
             return warning(
                 f"{place} is on {kind}, a network file system: models load slowly, and a lost connection fails a run",
@@ -134,8 +134,7 @@ class HostChecks:
                 "Use a directory on a disk: `export WAN_TRAIN_WORKSPACE=DIR`.",
             )
         if kind == "overlay":
-            detail = f"{place} is the container's own layer: it stays when the box is stopped, not when it is destroyed"
-            return ready(detail)
+            return ready(f"{place} is on the container's own disk: it survives a stop, but not a destroy")
         return ready(f"{place} is on {kind}")
 
     def clock(self) -> Finding:
@@ -146,7 +145,7 @@ class HostChecks:
         if now >= installed - 86_400:
             return ready(today)
         return warning(
-            f"it says {today}, but wan-train was installed later: secure connections will fail",
+            f"the clock says {today}, but wan-train was installed later: secure connections will fail",
             "Set it: `date -s 'YYYY-MM-DD HH:MM'` as root, or restart the machine.",
         )
 
@@ -158,8 +157,8 @@ class HostChecks:
             return ready(detail)
         numbers = ", ".join(map(str, hidden[:5]))
         return warning(
-            f"the driver lists {numbers}, which cannot be seen from here: the numbers are "
-            "the host's, so their programs cannot be named from this container",
+            f"the driver lists {numbers}: these are PIDs of the host, so their programs cannot be named in "
+            "this container",
             "No action needed: wan-train uses the GPU's memory and its leases. `nvidia-smi` is misleading here.",
         )
 
@@ -192,10 +191,10 @@ class HostChecks:
         for run in all_runs(self.settings.runs):
             try:
                 plan, state = read_run(run)
-            except WanTrainError:
+            except (WanTrainError, OSError):
                 damaged.append(run.run_id)
                 continue
-            if state.is_over or _is_looked_after(state, plan.created):
+            if state.is_over or _is_looked_after(state, plan.created, self.now()):
                 continue
             lost.append(run.run_id)
             attempts = [job.attempt for job in state.jobs.values() if job.attempt is not None and job.state.has_process]
@@ -239,7 +238,8 @@ class HostChecks:
         listed = registered(self.settings.lease_dir)
         if listed and not is_guarded(self.settings.lease_dir):
             return warning(
-                f"the guardian is gone, which {', '.join(one_line(run.run_id) for run in listed[:3])} still needs",
+                f"the guardian is not running, but it still has work for "
+                f"{', '.join(one_line(run.run_id) for run in listed[:3])}",
                 "Any command starts it again: `wan-train status`.",
             )
         vast = Vast.of_this_box(self.environ, self.settings.vast_url)
@@ -257,9 +257,9 @@ class HostChecks:
         return ready(f"`--then stop`: Vast knows this box as {vast.instance}; nothing was stopped")
 
 
-def _is_looked_after(state: RunState, created: float) -> bool:
+def _is_looked_after(state: RunState, created: float, now: float) -> bool:
     if state.supervisor is None:
-        return time.time() - created < _START_SECONDS
+        return now - created < _START_SECONDS
     return state.supervisor.is_alive()
 
 

@@ -169,7 +169,7 @@ def explain(repo: str, file: str, answer: Answer) -> HubError:
             401: "The known models are public and need no token, so something else may answer: check HF_ENDPOINT. A "
             "mirror that wants a token takes it from `export HF_TOKEN=...`.",
             403: "Accept the repository's terms on its page in the browser, with the account of HF_TOKEN.",
-            404: "Without a valid HF_TOKEN private repositories look like this too. Was the file renamed upstream?",
+            404: "Private repositories also look like this without a valid HF_TOKEN. Was the file renamed upstream?",
         }[status]
         return HubError(what, f"{_FINAL[status]} (HTTP {status})", hint=hint)
     if "OfflineMode" in answer.words:

@@ -206,7 +206,7 @@ class ExactPackages:
     def step(self) -> Step:
         return Step(
             id="system",
-            title=f"System's {self.exact[0].partition('=')[0]}",
+            title=f"System {self.exact[0].partition('=')[0]}",
             check=self.check,
             apply=self.apply if self.apt else None,
             after=(PACKAGES,),  # only one apt can run at a time
@@ -215,17 +215,17 @@ class ExactPackages:
     def check(self) -> Finding:
         own = "torch bundles cuDNN"
         if self.apt is None:
-            return ready(f"left out, since apt cannot be used here; {own}")
+            return ready(f"skipped: apt cannot be used here; {own}")
         wanted = dict(word.split("=", 1) for word in self.exact)
         if all(self.apt.installed(name) == version for name, version in wanted.items()):
             return ready(f"{' '.join(self.exact)} installed")
         if not self.apt.has_lists():
-            unknown = "apt's lists are not fetched yet, so its offer is unknown"
+            unknown = "apt's package lists are not downloaded yet, so the available versions are unknown"
             return warning(unknown, fixable=True)
         if all(version in self.apt.offers(name) for name, version in wanted.items()):
             offered = f"{' '.join(self.exact)} offered and not installed; {own}"
             return warning(offered, fixable=True)
-        return ready(f"left out, since this system offers another version or none; {own}")
+        return ready(f"skipped: this system does not offer that version; {own}")
 
     def apply(self, work: Work) -> None:
         if self.apt is None:

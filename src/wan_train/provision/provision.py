@@ -117,8 +117,8 @@ class Provision:
             made.append(tokenizer_step(lambda: environment.python))
         if self.with_trainer and self.engine.system:
             made.append(ExactPackages(apt=apt, exact=self.engine.system).step())
-        if self.with_trainer and boot.is_vast(os.environ):
-            made.append(boot.Boot(logs=self.logs, variables=boot.variables(self.settings, os.environ)).step())
+        if self.with_trainer and boot.is_vast(self.environ):
+            made.append(boot.Boot(logs=self.logs, variables=boot.variables(self.settings, self.environ)).step())
         return made
 
     def facts(self, gpus: Gpus) -> GpuFacts:

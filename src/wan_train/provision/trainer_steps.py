@@ -40,7 +40,7 @@ def check_names(words: Iterable[str]) -> tuple[str, ...]:
     wrong = [one_line(word) for word in asked if not _REQUIREMENT.fullmatch(word)]
     if wrong:
         raise BadInputError(
-            f"--with takes names of packages, not {', '.join(map(repr, wrong))}",
+            f"--with takes package names, not {', '.join(map(repr, wrong))}",
             hint="A name, or a name with its exact version: wan-train provision --with prodigyopt==1.1.2",
         )
     return asked
@@ -178,7 +178,8 @@ def tokenizer_step(python: Callable[[], Path]) -> Step:
 
 
 _NAMES = ("default_config.yaml", "default_config.yml", "default_config.json")
-_SETTING = re.compile(r"""^\W*(distributed_type|num_processes|gpu_ids)\W+?([\w,-]+)""", re.MULTILINE)
+# One setting a line, in YAML or indented JSON.
+_SETTING = re.compile(r"^[^\w\n#]*(distributed_type|num_processes)[^\w\n#]+([\w-]+)", re.MULTILINE)
 _NOT_OURS = "wan-train's own runs never read it; commands that you type by hand do"
 _TEXT = (
     "# Written by `wan-train provision`, since there was none: one process, one GPU. Change it as you like.\n"

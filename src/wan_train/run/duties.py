@@ -23,7 +23,7 @@ _SUFFIX = ".run"
 
 
 class Then(StrEnum):
-    """What happens to the box when the last run on it is over, gentlest first."""
+    """What happens to the box when the last run on it is over."""
 
     NOTHING = "nothing"
     COMMAND = "command"

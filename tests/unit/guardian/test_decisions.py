@@ -222,6 +222,12 @@ class TestWhatBecomesOfTheBox:
         destroy = over("a", duties(Then.DESTROY, uploads=("hf:a/b",)))
         assert countdown(a_box(destroy, over("b"))).then is Then.STOP
 
+    @pytest.mark.parametrize("then", [Then.STOP, Then.DESTROY])
+    def test_a_command_of_another_run_gives_way(self, then: Then) -> None:
+        command = over("a", duties(Then.COMMAND, uploads=("hf:a/b",)))
+        ending = countdown(a_box(command, over("b", duties(then, uploads=("hf:a/b",)))))
+        assert (ending.then, ending.command) == (then, ())
+
     def test_a_run_without_upload_beside_it_prevents_destruction(self) -> None:
         destroy = over("a", duties(Then.DESTROY, uploads=("hf:a/b",)))
         kept = over("b", duties(Then.NOTHING, uploads=("hf:c/d",)), unverified=("hf:c/d lacks 2 files",))
@@ -244,7 +250,7 @@ class TestCare:
         dead = working(has_supervisor=False, gone_seconds=RESTART_SECONDS)
         assert decide(a_box(dead)) == [Restart(run_id="a")]
         assert decide(a_box(replace(dead, gone_seconds=1.0))) == []
-        assert decide(a_box(replace(dead, gone_seconds=59.0, restarts=2))) == [Restart(run_id="a")]
+        assert decide(a_box(replace(dead, gone_seconds=59.0, restarts=MOST_RESTARTS - 1))) == [Restart(run_id="a")]
 
     def test_one_that_keeps_dying_is_given_up_and_the_box_ends(self) -> None:
         lost = working(has_supervisor=False, gone_seconds=1e6, restarts=MOST_RESTARTS)
@@ -274,7 +280,7 @@ class TestAtTheLatest:
         hung = Saving(seconds=SAVING_SECONDS + STOPPING_SECONDS, mode=StopMode.NOW)
         late = working(given=self.LIMITED, elapsed=4400.0, saving=hung)
         ending = countdown(a_box(late, others=(Other(run_id="b", saving=hung),)))
-        assert ending.because == "--max-hours 1 of a is reached"
+        assert ending.because == "a reached its --max-hours 1"
 
     def test_a_cancelled_ending_is_wanted_again_at_the_limit(self) -> None:
         kept = over(given=self.LIMITED, elapsed=1800.0, kept_at=1700.0)

@@ -67,7 +67,7 @@ def test_a_refused_key_is_named_and_not_quoted(api: VastApi) -> None:
 
 
 def test_a_box_without_a_key(api: VastApi) -> None:
-    assert end(ENDING, None) == "this box has no key of Vast's (CONTAINER_ID)"
+    assert end(ENDING, None) == "this box has no Vast API key: CONTAINER_ID or CONTAINER_API_KEY is missing"
     assert api.asked == []
 
 

@@ -351,6 +351,99 @@ def test_a_run_that_was_removed_is_forgotten(world: World) -> None:
     assert registered(world.leases) == []
 
 
+def loop(path: Path) -> None:
+    """Replace a file by a link to itself, so that reading it fails with an OSError."""
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def test_a_run_whose_duties_cannot_be_read_for_a_moment_is_not_let_go(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = world.run("cat")
+    duties = run.duties.read_bytes()
+    loop(run.duties)
+    assert world.rounds(600) is not None
+    assert is_registered(world.leases, run)
+    assert capsys.readouterr().out.count("duties.json") == 1
+    run.duties.unlink()
+    run.duties.write_bytes(duties)
+    world.rounds(70)
+    assert world.effects.orders == [Then.STOP]
+
+
+def test_results_of_a_run_whose_duties_cannot_be_read_keep_a_box_from_being_destroyed(world: World) -> None:
+    run = world.run("cat", Then.DESTROY)
+    write_duties(run, Duties(began=moment(world.clock), then=Then.DESTROY, uploads=("hf:a/b",), grace_seconds=60))
+    other = world.run("dog")
+    loop(other.duties)
+    (other.path / "WAN2.2-LowNoise_dog.safetensors").touch()
+    world.rounds(120)
+    assert world.effects.orders == [Then.STOP]
+
+
+def test_a_removed_run_whose_duties_could_not_be_read_is_forgotten(world: World) -> None:
+    run = world.run("cat")
+    loop(run.duties)
+    world.rounds(4)
+    shutil.rmtree(run.path)
+    assert world.rounds(4) is None
+    assert registered(world.leases) == []
+
+
+@pytest.mark.parametrize("text", [None, "{torn"])
+def test_a_run_without_readable_duties_is_let_go_and_damage_is_logged(
+    world: World, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = world.run("cat")
+    if text is None:
+        run.duties.unlink()
+    else:
+        run.duties.write_text(text)
+    assert world.rounds(4) is None
+    assert registered(world.leases) == []
+    assert capsys.readouterr().out.count("duties.json") == (text is not None)
+
+
+def test_what_a_guardian_did_is_remembered_if_its_record_cannot_be_read_for_a_moment(world: World) -> None:
+    run = world.run("cat")
+    world.rounds(70)
+    record = run.guard.read_bytes()
+    loop(run.guard)
+    shutil.rmtree(world.leases)
+    world.life = replace(FIRST, start_time=9)
+    world.another().take_up(run.path.parent)
+    world.rounds(10)
+    run.guard.unlink(missing_ok=True)
+    run.guard.write_bytes(record)
+    assert world.rounds(600) is None
+    assert world.effects.orders == [Then.STOP], "a box that was started again stays on"
+
+
+def test_a_record_that_can_never_be_read_keeps_no_box_running(world: World) -> None:
+    run = world.run("cat", is_listed=False)
+    run.guard.symlink_to(run.guard.name)
+    register(world.leases, run)
+    world.rounds(140)
+    assert world.effects.orders == [Then.STOP]
+
+
+def test_a_run_whose_journal_cannot_be_read_for_a_moment_is_still_watched(world: World) -> None:
+    run = world.run("cat", ends=False)
+    world.rounds(4)
+    events = run.events.read_bytes()
+    loop(run.events)
+    world.rounds(30)
+    assert world.ending is None
+    run.events.unlink()
+    run.events.write_bytes(events)
+    world.rounds(600)
+    assert world.ending is None
+    loop(run.events)
+    world.rounds(130)
+    assert world.effects.orders == [Then.STOP], "a journal that stays unreadable keeps no box running"
+
+
 def full_disk(*_: object, **__: object) -> None:
     raise OSError(28, "No space left on device")
 

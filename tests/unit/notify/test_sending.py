@@ -153,7 +153,7 @@ def test_a_sender_that_is_killed_at_its_worst_moment_sends_nothing_twice(service
     guardian = Guardian(log, service)
     assert not guardian.round(FINISHED)
     assert len(service.seen) == 1
-    assert "unknown end" in guardian.said[0]
+    assert "outcome unknown" in guardian.said[0]
 
 
 def test_two_senders_at_once_send_it_once(service: Receiver, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_shared_memory_that_is_missing_or_too_small(tmp_path: Path) -> None:
     ("kind", "state", "word"),
     [
         ("ext4", State.READY, "ext4"),
-        ("overlay", State.READY, "destroyed"),
+        ("overlay", State.READY, "destroy"),
         ("nfs4", State.WARNING, "network"),
         ("fuse.sshfs", State.WARNING, "network"),
         ("tmpfs", State.WARNING, "lost at a restart"),
@@ -147,6 +147,9 @@ def test_a_run_that_nobody_looks_after_is_named_once_it_had_time_to_start(tmp_pa
     assert found.state is State.WARNING
     assert run.run_id in found.detail
     assert "wan-train resume --all" in (found.hint or "")
+    created = make_plan().created
+    assert replace(later, now=lambda: created + 59).unfinished_runs().state is State.READY
+    assert replace(later, now=lambda: created + 61).unfinished_runs().state is State.WARNING
 
 
 def test_a_run_that_cannot_be_read_is_named_and_hides_nothing(tmp_path: Path) -> None:
@@ -154,6 +157,13 @@ def test_a_run_that_cannot_be_read_is_named_and_hides_nothing(tmp_path: Path) ->
     (tmp_path / "runs/torn").mkdir(parents=True)
     (tmp_path / "runs/torn/plan.json").write_text("{")
     assert "torn" in later.unfinished_runs().detail
+    locked = RunDirectory(tmp_path / "runs/locked")
+    locked.path.mkdir()
+    locked.write_plan(make_plan())
+    locked.events.symlink_to(locked.events.name)  # cannot be opened, also by root
+    found = later.unfinished_runs()
+    assert found.state is State.WARNING
+    assert {"torn", "locked"} <= set(found.detail.replace(",", "").split())
 
 
 def test_notifications_are_not_tested_and_addresses_that_others_can_read_are_a_problem(
@@ -187,6 +197,10 @@ class TestAccelerate:
         [
             ("default_config.yaml", "distributed_type: 'NO'\nnum_processes: 1\n", State.READY),
             ("default_config.yaml", "distributed_type: MULTI_GPU\nnum_processes: 2\n", State.WARNING),
+            ("default_config.yaml", "gpu_ids:\nnum_processes: 8\n", State.WARNING),
+            ("default_config.yaml", "distributed_type:\nnum_processes: 1\n", State.READY),
+            ("default_config.yaml", "# num_processes: 8\nnum_processes: 1\n", State.READY),
+            ("default_config.yaml", "num_processes: 1\n# num_processes: 8\n", State.READY),
             ("default_config.yaml", "compute_environment: LOCAL_MACHINE\nnum_processes: 4\n", State.WARNING),
             ("default_config.json", '{\n  "distributed_type": "DEEPSPEED",\n  "num_processes": 1\n}\n', State.WARNING),
         ],

@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from support.doctor_places import gpus_of
+from wan_train.base.settings import Settings
+from wan_train.gpu.model import GpuReading
+from wan_train.provision.engine_file import load
 from wan_train.provision.leftovers import Leftovers
+from wan_train.provision.provision import Provision
 from wan_train.provision.steps import State, check, has_work
 from wan_train.provision.trainer_steps import accelerate_step
 from wan_train.recipe.model_files import known_models
+from wan_train.recipe.terms import Task
 
 VAE = known_models()["wan21-vae"]
 
@@ -39,3 +45,14 @@ def test_of_what_downloads_left_only_our_own_is_work(
     assert check(step).state is State.WARNING
     assert str(place) in check(step).detail
     assert has_work(step, check(step)) is ours
+
+
+def test_a_box_is_of_vast_by_the_variables_that_are_examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VAST_CONTAINERLABEL", raising=False)
+    provision = Provision(
+        settings=Settings(workspace=tmp_path),
+        tasks=(Task.T2V,),
+        engine=load("guide"),
+        environ={"VAST_CONTAINERLABEL": "C.7"},
+    )
+    assert "boot" in [step.id for step in provision.steps(gpus=gpus_of(GpuReading(gpus=())))]
