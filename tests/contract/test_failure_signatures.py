@@ -107,6 +107,16 @@ def test_a_missing_caption_is_told_as_such() -> None:
         ),
         ("OSError: Not enough free space to write 3211264 bytes after offset 0", Cause.DISK_FULL),
         ("OSError: [Errno 28] No space left on device", Cause.DISK_FULL),
+        # Numbers that begin like another's: 12 is a lack of RAM, 11 of threads, 5 a broken disk.
+        *(
+            (f"safetensors_rust.SafetensorError: Error while serializing: I/O error: {text}", cause)
+            for text, cause in (
+                ("Cannot allocate memory (os error 12)", Cause.HOST_OUT_OF_MEMORY),
+                ("Remote I/O error (os error 121)", Cause.STORAGE),
+                ("Disk quota exceeded (os error 122)", Cause.DISK_FULL),
+                ("Stale file handle (os error 116)", Cause.STORAGE),
+            )
+        ),
         (
             "RuntimeError: [enforce fail at inline_container.cc:626] . unexpected pos 64 vs 0",
             Cause.DISK_FULL,

@@ -159,7 +159,7 @@ SETTINGS_KINDS = (
         "Start a new run without it. `wan-train resume RUN` itself takes only states of the very same settings.",
     ),
     kind(
-        r"size mismatch for patch_embedding|to have 36 channels, but got 16|to have 16 channels, but got 36",
+        r"size mismatch for patch_embedding|to have 36 channels, but got 16\b|to have 16 channels, but got 36\b",
         Cause.SETTING,
         "the DiT file is of the other task: text-to-video and image-to-video have different inputs",
         "Start a new run with the `--task` of the file, or with the task's own DiT files.",
