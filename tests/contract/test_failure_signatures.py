@@ -138,6 +138,13 @@ def test_texts_of_the_libraries_below(line: str, cause: Cause) -> None:
     assert (found.cause, found.evidence) == (cause, line)
 
 
+@pytest.mark.parametrize("listed", ["", ", please select one of ['linear', 'reduce_lr_on_plateau', 'cosine']"])
+def test_a_schedule_that_this_trainer_cannot_use_is_not_offered(listed: str) -> None:
+    advice = diagnose(f"ValueError: 'sometimes' is not a valid SchedulerType{listed}\n").advice
+    assert advice.startswith("Valid are: linear, cosine")
+    assert "reduce_lr_on_plateau" not in advice
+
+
 def test_the_launchers_own_command_line_is_no_evidence() -> None:
     found = diagnose(LAUNCHER)
     assert (found.cause, found.evidence) == (Cause.UNKNOWN, None)
