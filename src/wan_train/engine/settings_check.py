@@ -135,7 +135,7 @@ def _plain(spec: ExpertSpec, trainer: Trainer) -> Findings:
         if said not in option.choices:
             choices = ", ".join(choice for choice in option.choices if choice)
             of = trainer.title if trainer.is_real else "the rehearsal"
-            found.problems.append((name, f"{name} {quoted(value)}: {of} takes {choices}"))
+            found.problems.append((name, f"{name} {quoted(value)} is not supported by {of}. Valid: {choices}"))
     for name in _PAIRS:
         found.problems += [(name, problem) for text in given.get(name) or () if (problem := _pair(name, text))]
     for name in FILES:
