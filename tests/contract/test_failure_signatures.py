@@ -107,6 +107,16 @@ def test_a_missing_caption_is_told_as_such() -> None:
         ),
         ("OSError: Not enough free space to write 3211264 bytes after offset 0", Cause.DISK_FULL),
         ("OSError: [Errno 28] No space left on device", Cause.DISK_FULL),
+        # Numbers that begin like another's: 12 is a lack of RAM, 11 of threads, 5 a broken disk.
+        *(
+            (f"safetensors_rust.SafetensorError: Error while serializing: I/O error: {text}", cause)
+            for text, cause in (
+                ("Cannot allocate memory (os error 12)", Cause.HOST_OUT_OF_MEMORY),
+                ("Remote I/O error (os error 121)", Cause.STORAGE),
+                ("Disk quota exceeded (os error 122)", Cause.DISK_FULL),
+                ("Stale file handle (os error 116)", Cause.STORAGE),
+            )
+        ),
         (
             "RuntimeError: [enforce fail at inline_container.cc:626] . unexpected pos 64 vs 0",
             Cause.DISK_FULL,
@@ -126,6 +136,13 @@ def test_a_missing_caption_is_told_as_such() -> None:
 def test_texts_of_the_libraries_below(line: str, cause: Cause) -> None:
     found = diagnose(f"steps: 1/3\rsteps: 2/3\nTraceback (most recent call last):\n{line}\n{LAUNCHER}")
     assert (found.cause, found.evidence) == (cause, line)
+
+
+@pytest.mark.parametrize("listed", ["", ", please select one of ['linear', 'reduce_lr_on_plateau', 'cosine']"])
+def test_a_schedule_that_this_trainer_cannot_use_is_not_offered(listed: str) -> None:
+    advice = diagnose(f"ValueError: 'sometimes' is not a valid SchedulerType{listed}\n").advice
+    assert advice.startswith("Valid are: linear, cosine")
+    assert "reduce_lr_on_plateau" not in advice
 
 
 def test_the_launchers_own_command_line_is_no_evidence() -> None:

@@ -30,7 +30,7 @@ def test_memory_that_is_short_at_once_takes_a_rung_and_goes_on(scripted_box: Scr
     assert [list(change) for change in changes] == [["blocks_to_swap"], ["blocks_to_swap"]]
     swaps = [entry["argv"]["blocks_to_swap"] for entry in scripted_box.recorded("start") if entry["place"] == "high"]
     assert swaps[1:] == [change["blocks_to_swap"] for change in changes]
-    assert "blocks wait in RAM" in done.stdout
+    assert "blocks are kept in RAM" in done.stdout
     assert "the GPU's memory was not enough" in scripted_box.run_cli("explain").stdout
 
 

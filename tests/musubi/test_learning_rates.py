@@ -38,6 +38,7 @@ def trainings(version: str) -> list[Training]:
         of("polynomial", {"lr_scheduler_args": ("lr_end=1e-6",)}, lr_warmup_steps=9),
         of("piecewise_constant", {"lr_scheduler_args": ("step_rules='1:10,0.1:30,0.01'",)}),
         of("cosine", {"lr_scheduler_args": ("num_cycles=1.5",)}, lr_warmup_steps=3),
+        of("cosine", {"lr_scheduler_num_cycles": 3}),
         of("cosine_with_restarts", {"lr_scheduler_num_cycles": 3}, lr_warmup_steps=4),
         of("cosine_with_min_lr", {"lr_scheduler_num_cycles": 3}, lr_scheduler_min_lr_ratio=0.2),
         of("inverse_sqrt", {"lr_scheduler_timescale": 20}, lr_warmup_steps=5),

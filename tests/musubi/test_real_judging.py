@@ -215,7 +215,7 @@ def test_a_lora_to_continue_from_is_compared_with_the_networks_own_tensors(insta
         with_file = resolve(recipe, [given(network_weights=str(file))])
         return settings_check.judge(with_file, installed, dict.fromkeys(Expert, STEPS), environ={})
 
-    assert judged(taken) == ["neither taken.safetensors nor its metadata says which expert it is of"]
+    assert judged(taken) == ["neither taken.safetensors nor its metadata says which expert it belongs to"]
     with pytest.raises(
         BadInputError, match=f"rank-4.safetensors has rank 4, and network_dim is {BASE.network_dim}"
     ) as no:

@@ -231,7 +231,7 @@ def _additions(job: TrainingJob) -> Iterable[tuple[dict[str, tuple[str, ...]], s
     if training.blocks_to_swap:
         yield (
             _given(blocks_to_swap=training.blocks_to_swap),
-            "parts of the DiT wait in RAM, so that the rest fits this GPU's memory",
+            "part of the DiT is kept in RAM so that the rest fits in this GPU's memory",
         )
     yield (
         _given(save_state=True),
@@ -250,7 +250,7 @@ def _additions(job: TrainingJob) -> Iterable[tuple[dict[str, tuple[str, ...]], s
     if capabilities.saves_float32 and training.mixed_precision != "no":
         yield (
             _given(save_precision=training.mixed_precision),
-            "this version saves float32 LoRAs of twice the size otherwise",
+            "otherwise this version saves float32 LoRAs of twice the size",
         )
     yield from _samples(job)
     if job.resume_from is not None:
@@ -279,7 +279,7 @@ def _changes(job: TrainingJob) -> Iterable[Addition]:
     if job.state_every_epochs != training.save_every_n_epochs:
         yield Addition(
             what=f"--save_every_n_epochs {job.state_every_epochs} instead of {training.save_every_n_epochs}",
-            reason="with 100 of 100 nothing is saved before the end; wan-train keeps the LoRAs of the recipe's cadence",
+            reason="states are saved more often, so that a crash loses less; LoRAs are kept at the recipe's interval",
         )
     yield Addition(
         what=f"--output_dir {job.attempt_dir / 'output'}", reason="every attempt writes into a directory of its own"
@@ -294,12 +294,12 @@ def _plain(trainer: Trainer, script: Script, words: Sequence[str], *, workers: i
     additions = [
         Addition(
             what=f"--num_workers {workers}",
-            reason="this container's CPUs; the script counts the host's otherwise",
+            reason="this container's CPUs; by default the script counts the host's",
         ),
         Addition(
             what="--skip_existing", reason="wan-train removed exactly the caches that are out of date: others stay"
         ),
-        Addition(what="--keep_cache", reason="wan-train removes caches of pictures that are gone, and says which"),
+        Addition(what="--keep_cache", reason="wan-train itself removes caches of deleted pictures and lists them"),
     ]
     return Command(
         argv=(

@@ -30,10 +30,10 @@ OWN_OPTIONS = frozenset({
 """Options reserved for wan-train: its scheduling, records and resume depend on them."""
 
 _REFUSED: Mapping[str, str] = {
-    "huggingface_token": "would be read by everybody on this box: set the variable HF_TOKEN instead",
-    "wandb_api_key": "would be read by everybody on this box: set the variable WANDB_API_KEY instead",
+    "huggingface_token": "would be visible to every user of this box: set the environment variable HF_TOKEN instead",
+    "wandb_api_key": "would be visible to every user of this box: set the environment variable WANDB_API_KEY instead",
     # It calls torch.load(True) at d0a1930 and safetensors' load_file(True) at v0.3.4.
-    "dim_from_weights": "ends the trainer with an error in every version: use --rank with the rank of the LoRA",
+    "dim_from_weights": "fails in every trainer version: use --rank with the rank of the LoRA",
 }
 _INSTEAD: Mapping[str, str] = {
     "task": "--task",
@@ -230,7 +230,7 @@ def _find(name: str, options: Mapping[str, Option], problems: list[str]) -> Opti
             close = difflib.get_close_matches(name, options, n=1)
             problems.append(f"unknown option {one_line(name)}" + (f" (did you mean {close[0]}?)" if close else ""))
         case _:
-            problems.append(f"{one_line(name)} may be any of {', '.join(begun)}")
+            problems.append(f"{one_line(name)} is ambiguous: it matches {', '.join(begun)}")
     return None
 
 
@@ -267,7 +267,7 @@ def _number(kind: str, text: str) -> tuple[int | float | str, str | None]:
         return text, f"must be {_KINDS[kind.lstrip('_')]}, not {one_line(text)!r}"
 
 
-_KINDS = {"int": "a whole number", "float": "a number", "int_or_float": "a number of steps or a part of them"}
+_KINDS = {"int": "a whole number", "float": "a number", "int_or_float": "a number of steps or a fraction of all steps"}
 
 
 def _read(option: Option, value: object) -> tuple[Value | None, str | None]:
@@ -302,12 +302,12 @@ def _scalar(option: Option, value: object) -> tuple[int | float | str | None, st
         case "int" | "float" | "int_or_float" as kind, _:
             return None, f"must be {_KINDS[kind]}, not {_shown(value)}"
         case _, str() if option.many and value.startswith("-") and not _NUMBER_LIKE.match(value):
-            return None, f"cannot take {_shown(value)}: the trainer would read an option"
+            return None, f"cannot be {_shown(value)}: the trainer would read it as an option"
         case _, str():
             return value, None
         case _:
             pass
-    return None, f"must be a text, not {_shown(value)}"
+    return None, f"must be text, not {_shown(value)}"
 
 
 def _shown(value: object) -> str:

@@ -48,7 +48,7 @@ class Memory:
     def words(self) -> str:
         said = [
             "the prompts are encoded on the CPU" if self.text_on_cpu else "",
-            f"{self.blocks_to_swap} of {BLOCKS} blocks wait in RAM" if self.blocks_to_swap else "",
+            f"{self.blocks_to_swap} of {BLOCKS} blocks are kept in RAM" if self.blocks_to_swap else "",
             "" if self.decodes_each else "pictures are decoded at the end",
             "the VAE keeps its cache in RAM" if self.vae_cache_on_cpu else "",
         ]

@@ -34,9 +34,9 @@ def next_memory_step(
     fp8 = bool(changes.get("fp8_base", training.fp8_base))
     for blocks in _SWAP_STEPS:
         if blocks > swapped:
-            return MemoryStep(changes={"blocks_to_swap": blocks}, words=f"{blocks} of {BLOCKS} blocks wait in RAM")
+            return MemoryStep(changes={"blocks_to_swap": blocks}, words=f"{blocks} of {BLOCKS} blocks are kept in RAM")
     if not fp8 and trains_fp8:
         return MemoryStep(changes={"fp8_base": True}, words="the DiT is kept in fp8")
     if _OFFLOAD not in {*changes, *training.options} and capabilities.has(Script.TRAIN, f"--{_OFFLOAD}"):
-        return MemoryStep(changes={_OFFLOAD: True}, words="activations between checkpoints wait in RAM")
+        return MemoryStep(changes={_OFFLOAD: True}, words="activation checkpoints are offloaded to RAM")
     return None

@@ -76,7 +76,7 @@ def judge_weights(
         hints.append(f"Continue it in its own task: --task {found_task.word}")
     notes = []
     if expert is None:
-        notes.append(f"neither {one_line(path.name)} nor its metadata says which expert it is of")
+        notes.append(f"neither {one_line(path.name)} nor its metadata says which expert it belongs to")
     return Judgement(problems=tuple(problems), hints=tuple(hints), notes=() if problems else tuple(notes))
 
 

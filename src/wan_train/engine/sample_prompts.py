@@ -101,7 +101,7 @@ def read_prompts(
         else:
             prompts.append(_prompt(entry, path.parent, seed=seed))
     if not prompts and not problems:
-        problems.append("it holds no prompt")
+        problems.append("no prompts found")
     if problems:
         listing = "\n".join(f"  {problem}" for problem in problems)
         raise BadInputError(
@@ -218,9 +218,9 @@ def _problems(entry: Mapping[str, object], directory: Path, task: Task) -> Itera
         elif key in {"prompt", "negative_prompt", "image_path"}:
             yield from _text_problems(value, name)
         elif key == "guidance_scale":
-            yield f"{name} does nothing for Wan; the guidance is cfg_scale (--l)"
+            yield f"{name} has no effect for Wan; the guidance is cfg_scale (--l)"
         elif key in called:
-            yield f"{name} does nothing for {task.value}"
+            yield f"{name} has no effect for {task.value}"
         elif key != "enum":  # the trainer sets it itself
             yield f"unknown key {name}"
     if not str(entry.get("prompt", "")).strip():
@@ -245,7 +245,7 @@ def number_problems(key: str, value: object, name: str) -> Iterator[str]:
 
 def _text_problems(value: object, name: str) -> Iterator[str]:
     if not isinstance(value, str):
-        yield f"{name} must be a text, not {_shown(value)}"
+        yield f"{name} must be text, not {_shown(value)}"
     elif visible(flat := " ".join(value.split())) != flat:
         yield f"{name} holds control characters: {_shown(value)}"
 

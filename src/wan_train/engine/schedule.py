@@ -105,17 +105,17 @@ def factor(training: Training, steps: int, capabilities: Capabilities) -> Factor
             f"the optimizer {one_line(training.optimizer_type)} chooses its own step, whatever the learning rate is"
         )
     if training.options.get("lr_scheduler_type"):
-        raise UnknownScheduleError(f"{one_line(schedule)} is a class of its own, whose learning rates are not known")
+        raise UnknownScheduleError(f"the learning rates of the custom class {one_line(schedule)} are unknown")
     given = _arguments(_words(training))
     unknown = given.keys() - _ARGUMENTS.get(schedule, frozenset())
     if unknown or len(given) < len(_words(training)):
-        raise UnknownScheduleError(f"what lr_scheduler_args does to {one_line(schedule)} is not known")
+        raise UnknownScheduleError(f"the effect of lr_scheduler_args on {one_line(schedule)} is unknown")
     shape = _Shape.of(training, steps, capabilities, given)
     try:
         made = _MAKERS[schedule](shape)
         made(0)
     except KeyError:
-        raise UnknownScheduleError(f"the schedule {one_line(schedule)} is not known") from None
+        raise UnknownScheduleError(f"the schedule {one_line(schedule)} is unknown") from None
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise UnknownScheduleError(
             f"the schedule {one_line(schedule)} cannot be made: {one_line(str(error))}"
@@ -250,7 +250,7 @@ def _warmup_stable_decay(shape: _Shape) -> Factor:
         str(shape.given.get(name, kind)) for name, kind in (("warmup_type", "linear"), ("decay_type", "cosine"))
     )
     if rises not in _RAMPS or falls not in _RAMPS:
-        raise ValueError(f"its ramps are {', '.join(_RAMPS)}")
+        raise ValueError(f"valid ramps: {', '.join(_RAMPS)}")
     falls_from = shape.steps - shape.decay
     lifted = floor if shape.begins_at_floor else 0.0
 

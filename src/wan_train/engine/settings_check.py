@@ -135,7 +135,7 @@ def _plain(spec: ExpertSpec, trainer: Trainer) -> Findings:
         if said not in option.choices:
             choices = ", ".join(choice for choice in option.choices if choice)
             of = trainer.title if trainer.is_real else "the rehearsal"
-            found.problems.append((name, f"{name} {quoted(value)}: {of} takes {choices}"))
+            found.problems.append((name, f"{name} {quoted(value)} is not supported by {of}. Valid: {choices}"))
     for name in _PAIRS:
         found.problems += [(name, problem) for text in given.get(name) or () if (problem := _pair(name, text))]
     for name in FILES:
@@ -194,11 +194,18 @@ def ask(
         words = option_words({name: given[name] for name in _TRIED if name in given})
         wanted.append({"words": words, "steps": max(1, steps)})
     asked = json.dumps({"package": str(package), "trainings": wanted})
-    return _answer(trainer.python, trainer.root, asked, tuple(sorted({**environ, **trainer.env}.items())))
+    try:
+        return _answer(trainer.python, trainer.root, asked, tuple(sorted({**environ, **trainer.env}.items())))
+    except _NoAnswerError as error:
+        return str(error)
+
+
+class _NoAnswerError(Exception):
+    """The trainer's Python gave no answer. Raised, since only a returned value is cached: it may answer later."""
 
 
 @functools.lru_cache(maxsize=4)  # a plan is rebuilt several times while the user reviews it
-def _answer(python: Path, root: Path, asked: str, environ: tuple[tuple[str, str], ...]) -> Mapping[str, Any] | str:
+def _answer(python: Path, root: Path, asked: str, environ: tuple[tuple[str, str], ...]) -> Mapping[str, Any]:
     env = {**dict(environ), DEVICE_VARIABLE: "", "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"}
     done = process.run([python, _CHILD], seconds=_ANSWER_SECONDS, cwd=root, env=env, stdin=asked)
     try:
@@ -207,7 +214,7 @@ def _answer(python: Path, root: Path, asked: str, environ: tuple[tuple[str, str]
             return answer
     except (ValueError, RecursionError, KeyError, TypeError):
         pass
-    return f"the trainer's Python gave no answer{f' ({done.trouble})' if done.trouble else ''}"
+    raise _NoAnswerError(f"the trainer's Python gave no answer{f' ({done.trouble})' if done.trouble else ''}")
 
 
 def _shapes(answer: Mapping[str, Any] | None) -> Mapping[str, tuple[int, ...]] | None:

@@ -150,9 +150,9 @@ def _tensor(name: str, entry: Any) -> Tensor:  # noqa: ANN401  any JSON value
     if not isinstance(dtype, str) or not isinstance(shape, list):
         raise TypeError(f"tensor {name} has no element type or shape")
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)) or begin > end:
-        raise ValueError(f"tensor {name} has an impossible shape or place")
+        raise ValueError(f"tensor {name} has an invalid shape or offset")
     if dtype in _ITEM_BYTES and end - begin != math.prod(shape) * _ITEM_BYTES[dtype]:
-        raise ValueError(f"tensor {name} has {end - begin} bytes, which its shape does not take")
+        raise ValueError(f"tensor {name} has {end - begin} bytes, which does not match its shape")
     return Tensor(dtype=dtype, shape=tuple(shape), begin=begin, end=end)
 
 

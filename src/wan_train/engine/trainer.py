@@ -160,7 +160,7 @@ def draw_pictures(trainer: Trainer, folder: Path) -> None:
     done = process.run(argv, seconds=_HELP_TIMEOUT_SECONDS, env=trainer.env)
     if not done.succeeded:
         raise NotReadyError(
-            f"the pictures of the rehearsal cannot be drawn into {folder}: {done.tail(1) or 'it said nothing'}",
+            f"the pictures of the rehearsal cannot be drawn into {folder}: {done.tail(1) or 'no output'}",
             hint="Is the disk full? Choose another --runs-dir, or use your own pictures: `wan-train rehearse DIR`.",
         )
 

@@ -73,7 +73,11 @@ def leased(
 def _holder(gpu: Gpu, room: LeaseRoom) -> str | None:
     """Which wan-train program holds a GPU, in words; None if none does."""
     holder = room.holder(gpu.uuid)
-    return None if holder is None else f"GPU {gpu.number} is taken by {one_line(holder.run_id or 'another wan-train')}"
+    return (
+        None
+        if holder is None
+        else f"GPU {gpu.number} is in use by {one_line(holder.run_id or 'another wan-train program')}"
+    )
 
 
 def take(
@@ -87,7 +91,7 @@ def take(
         gpu.uuid, LeaseHolder(pid=os.getpid(), run_id=borrower.name, step=borrower.step, since=time.time())
     )
     if lease is None:
-        return None, _holder(gpu, room) or f"GPU {gpu.number} is taken by another wan-train"
+        return None, _holder(gpu, room) or f"GPU {gpu.number} is in use by another wan-train program"
     try:
         for number in range(QUIET_READINGS):
             if number:

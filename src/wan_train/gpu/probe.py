@@ -337,7 +337,7 @@ def unavailable(*, code: int, text: str, environ: Mapping[str, str] = os.environ
     devices = environ.get(_CONTAINER_DEVICES)
     if code in {NvmlCode.LIBRARY_NOT_FOUND, NvmlCode.DRIVER_NOT_LOADED} and devices in {"", "void", "none"}:
         return GpuUnavailableError(
-            f"{_CONTAINER_DEVICES}={devices!r} keeps every GPU out of this container (NVML: {text})",
+            f"{_CONTAINER_DEVICES}={devices!r} hides every GPU from this container (NVML: {text})",
             hint=f"Start the container with `--gpus all`, or with `-e {_CONTAINER_DEVICES}=all`. {REHEARSE}",
         )
     known = _UNAVAILABLE.get(code)

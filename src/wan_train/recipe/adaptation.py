@@ -67,7 +67,7 @@ class SwapRule:
 # The whole fp16 DiT is 26.6 GiB in 40 blocks. With fp8_base the trainer moves (40 - N) / 40 of it to the GPU before
 # casting (read in both supported versions, see docs/gpu.md), so the card's memory determines N.
 SWAP_RULES: tuple[SwapRule, ...] = (
-    SwapRule(below_bytes=14 * GIB, blocks=36, reason="less than 14 GiB: all but four of 40 blocks wait in RAM"),
+    SwapRule(below_bytes=14 * GIB, blocks=36, reason="less than 14 GiB: all but four of 40 blocks are kept in RAM"),
     SwapRule(
         below_bytes=20 * GIB, blocks=32, reason="16 GB: 8 of 40 fp16 blocks (5.3 GiB) are on the card while loading"
     ),

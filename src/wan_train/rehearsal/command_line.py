@@ -76,6 +76,8 @@ NO_EFFECT_VALUES = (
     "wandb_api_key",
     "wandb_run_name",
 )
+# Parsed with the trainer's types, which wan-train reads from this parser. None of SCHEDULES has a lowest rate.
+NO_EFFECT_TYPED = ("lr_scheduler_min_lr_ratio", "network_args")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 ATTENTION_FLAGS = ("sdpa", "xformers", "flash_attn", "flash3")
 # Not logged, because every command has them.
@@ -248,11 +250,10 @@ def parse_training(argv: Sequence[str]) -> argparse.Namespace:
 
 def without_effect(args: argparse.Namespace) -> list[str]:
     """The given options that have no effect here, by their names on the command line."""
-    return [
-        f"--{name}"
-        for name in (*NO_EFFECT_FLAGS, *NO_EFFECT_VALUES)
-        if getattr(args, name) and name not in _UNREMARKABLE
-    ]
+    names = [name for name in (*NO_EFFECT_FLAGS, *NO_EFFECT_VALUES, *NO_EFFECT_TYPED) if getattr(args, name)]
+    if args.log_with not in (None, "tensorboard"):
+        names.append("log_with")
+    return [f"--{name}" for name in names if name not in _UNREMARKABLE]
 
 
 def start_logging() -> None:

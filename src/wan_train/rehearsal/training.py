@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -34,6 +35,8 @@ DEFAULT_RANK = 4
 MAX_THREADS = 2
 LR_END = 1e-7
 """Where the polynomial schedule ends, whatever `--lr_scheduler_min_lr_ratio` says (transformers' default)."""
+SCHEDULE_ARGUMENTS = {"cosine": "num_cycles", "polynomial": "lr_end"}
+"""What `--lr_scheduler_args` may set, by schedule. The trainer passes the others' arguments itself."""
 MAX_DRAWS = 1000
 
 
@@ -248,14 +251,16 @@ def _network(args: argparse.Namespace, accelerator: Accelerator, transformer: Ti
 def _optimizer(args: argparse.Namespace, network: Network) -> tuple[torch.optim.Optimizer, str]:
     if args.optimizer_type.lower() not in ("adamw", "adamw8bit", ""):
         raise ValueError(f"the rehearsal has no optimizer {args.optimizer_type}")
-    options = {}
-    for pair in args.optimizer_args or []:
-        key, _, value = pair.partition("=")
-        options[key] = ast.literal_eval(value)
+    options = _arguments(args.optimizer_args)
     logger.info("use AdamW optimizer | %s", options)
     written = ",".join(f"{key}={value}" for key, value in options.items())
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, **options)
     return optimizer, f"torch.optim.adamw.AdamW({written})"
+
+
+def _arguments(pairs: list[str] | None) -> dict[str, Any]:
+    """`KEY=VALUE` pairs with Python literals."""
+    return {key: ast.literal_eval(value) for key, _, value in (pair.partition("=") for pair in pairs or [])}
 
 
 def _announce(args: argparse.Namespace, shop: Workshop, items: TrainSet, *, epochs: int) -> None:
@@ -278,25 +283,40 @@ def _announce(args: argparse.Namespace, shop: Workshop, items: TrainSet, *, epoc
 def lr_factor(args: argparse.Namespace, total: int) -> Callable[[int], float]:
     """Map a step number to its share of `--learning_rate`; `total` is the step count of the whole training.
 
-    The formulas are those of transformers' `get_*_schedule_with_warmup`.
+    The formulas are those of transformers' `get_*_schedule_with_warmup`, with the arguments that the trainer passes.
 
     Raises:
-        ValueError: unsupported schedule.
+        ValueError: unsupported schedule, or a value that the trainer's schedule refuses.
+        TypeError: an argument that the schedule does not take.
     """
+    name = args.lr_scheduler
+    given = _arguments(args.lr_scheduler_args)
+    if unknown := [each for each in given if each != SCHEDULE_ARGUMENTS.get(name)]:
+        raise TypeError(f"get_{name}_schedule() got an unexpected keyword argument '{unknown[0]}'")
     warmup = args.lr_warmup_steps if isinstance(args.lr_warmup_steps, int) else int(args.lr_warmup_steps * total)
     rest = max(1, total - warmup)
     curve: Callable[[int], float]
-    match args.lr_scheduler:
-        case "constant" | "constant_with_warmup":
+    match name:
+        case "constant":
+            if warmup:
+                raise ValueError("constant does not require `num_warmup_steps`. Set None or 0.")
+            curve = _flat
+        case "constant_with_warmup":
             curve = _flat
         case "linear":
             curve = lambda step: max(0.0, (total - step) / rest)  # noqa: E731 - all curves are written in one place
-        case "cosine" | "cosine_with_restarts":
-            cycles = args.lr_scheduler_num_cycles if args.lr_scheduler != "cosine" else args.lr_scheduler_num_cycles / 2
-            restarts = args.lr_scheduler != "cosine"
-            curve = lambda step: _cosine((step - warmup) / rest, cycles, restarts=restarts)  # noqa: E731 - see above
+        case "cosine":
+            # The trainer passes `--lr_scheduler_num_cycles` to cosine_with_restarts, not to cosine.
+            waves = given.get("num_cycles", 0.5)
+            curve = lambda step: max(0.0, _cosine(waves * 2 * (step - warmup) / rest))  # noqa: E731 - see above
+        case "cosine_with_restarts":
+            cycles = args.lr_scheduler_num_cycles
+            curve = lambda step: _restarting((step - warmup) / rest, cycles)  # noqa: E731 - see above
         case "polynomial":
-            end, power = LR_END / args.learning_rate, args.lr_scheduler_power
+            lowest, power = given.get("lr_end", LR_END), args.lr_scheduler_power
+            if lowest >= args.learning_rate:
+                raise ValueError(f"lr_end ({lowest}) must be smaller than initial lr ({args.learning_rate})")
+            end = lowest / args.learning_rate
             curve = (  # noqa: E731 - see above
                 lambda step: end if step > total else (1 - end) * (1 - (step - warmup) / rest) ** power + end
             )
@@ -309,10 +329,12 @@ def _flat(_step: int) -> float:
     return 1.0
 
 
-def _cosine(progress: float, cycles: float, *, restarts: bool) -> float:
-    if restarts:
-        return 0.0 if progress >= 1 else 0.5 * (1 + math.cos(math.pi * ((cycles * progress) % 1.0)))
-    return max(0.0, 0.5 * (1 + math.cos(math.pi * cycles * 2.0 * progress)))
+def _cosine(half_waves: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * half_waves))
+
+
+def _restarting(progress: float, cycles: int) -> float:
+    return 0.0 if progress >= 1 else _cosine((cycles * progress) % 1.0)
 
 
 def draw_noise_levels(args: argparse.Namespace, count: int, device: torch.device) -> Tensor:

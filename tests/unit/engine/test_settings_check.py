@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -133,7 +134,10 @@ def toy(tmp_path: Path) -> Trainer:
         ({"optimizer_args": ("weight_decay=",)}, "'' is not a number"),
         ({"network_args": ("conv_dim 4",)}, "network_args 'conv_dim 4' must be written KEY=VALUE"),
         ({"lr_scheduler_args": ("T_max",)}, "lr_scheduler_args 'T_max' must be written KEY=VALUE"),
-        ({"timestep_sampling": "nonsense"}, "timestep_sampling 'nonsense': musubi-tuner d0a1930 takes "),
+        (
+            {"timestep_sampling": "nonsense"},
+            "timestep_sampling 'nonsense' is not supported by musubi-tuner d0a1930. Valid: ",
+        ),
         ({"weighting_scheme": "nonsense"}, "logit_normal"),
     ],
 )
@@ -185,8 +189,11 @@ def test_each_problem_says_who_set_it_and_which_expert_has_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"optimizer_type": "prodigy"}, "optimizer_type 'prodigy': the rehearsal takes adamw, adamw8bit"),
-        ({"lr_scheduler": "rex"}, "lr_scheduler 'rex': the rehearsal takes constant,"),
+        (
+            {"optimizer_type": "prodigy"},
+            "optimizer_type 'prodigy' is not supported by the rehearsal. Valid: adamw, adamw8bit",
+        ),
+        ({"lr_scheduler": "rex"}, "lr_scheduler 'rex' is not supported by the rehearsal. Valid: constant,"),
     ],
 )
 def test_a_rehearsal_is_judged_by_what_it_can_do(settings: dict[str, object], said: str) -> None:
@@ -246,6 +253,24 @@ def test_a_python_that_gives_no_answer_refuses_nothing_and_says_so(program: str,
     recipe = with_settings(shipped(Task.T2V), optimizer_type="anything")
     [note] = settings_check.judge(recipe, trainer, STEPS, environ={})
     assert note.endswith("could not be checked: the trainer's Python gave no answer")
+
+
+def test_a_python_that_gave_no_answer_is_asked_again(tmp_path: Path) -> None:
+    """The first answer may be lacking because torch came from a cold disk; the plan is made again in the same run."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    trainer = replace(make_trainer(), python=python, root=tmp_path)
+    recipe = with_settings(shipped(Task.T2V), optimizer_type="anything")
+    [note] = settings_check.judge(recipe, trainer, STEPS, environ={})
+    assert "could not be checked" in note
+
+    answer = {"trainings": [{"failure": None, "weights": {}}] * 2}
+    python.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{json.dumps(answer)}'\n")
+    assert settings_check.judge(recipe, trainer, STEPS, environ={}) == []
+
+    python.write_text("#!/bin/sh\nexit 1\n")  # an answer is not asked for twice
+    assert settings_check.judge(recipe, trainer, STEPS, environ={}) == []
 
 
 def test_a_trainer_built_in_another_way_refuses_nothing(toy: Trainer) -> None:

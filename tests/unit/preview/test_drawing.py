@@ -188,8 +188,8 @@ def test_out_of_memory_swaps_more_blocks_until_it_fits(tmp_path: Path, expert: s
     drawing.run()
     assert drawing.memory == Memory(blocks_to_swap=20)
     assert watched.said == [
-        "The GPU ran out of memory. Retrying: 10 of 40 blocks wait in RAM.",
-        "The GPU ran out of memory. Retrying: 20 of 40 blocks wait in RAM.",
+        "The GPU ran out of memory. Retrying: 10 of 40 blocks are kept in RAM.",
+        "The GPU ran out of memory. Retrying: 20 of 40 blocks are kept in RAM.",
     ]
     assert len(drawn(ready.directory, ready.preview)) == 6
 

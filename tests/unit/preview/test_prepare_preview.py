@@ -151,11 +151,11 @@ def test_a_lora_of_another_task_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "it holds no prompt"),
-        ("# only a comment\n", "it holds no prompt"),
+        ("", "no prompts found"),
+        ("# only a comment\n", "no prompts found"),
         ("a fox --w 100\n", "multiple of 16"),
         ("a fox --f 4\n", r"4 x N \+ 1"),
-        ("a fox --g 3\n", "does nothing"),
+        ("a fox --g 3\n", "has no effect"),
         ("a fox --zz 3\n", "unknown option"),
         ("a fox --i start.png\n", "text-to-video starts from noise"),
     ],

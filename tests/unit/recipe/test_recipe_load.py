@@ -110,7 +110,7 @@ class TestShipped:
         ("training.sdpa", 1, "training.sdpa must be true or false"),
         ("training.network_args", "a=1", "training.network_args must be a list"),
         ("training.output_dir", "/x", "training.output_dir cannot be given to the trainer"),
-        ("training.dim_from_weights", True, "training.dim_from_weights ends the trainer"),
+        ("training.dim_from_weights", True, "training.dim_from_weights fails"),
         ("high.training", {"network_dim": "x"}, "high.training.network_dim must be a whole number"),
         ("high.training", {"save_every_n_epochs": 5}, "high.training.save_every_n_epochs applies to both experts"),
         ("high.training", 5, "high.training must be a table"),

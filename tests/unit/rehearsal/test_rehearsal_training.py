@@ -194,6 +194,15 @@ def test_output_has_the_grammar_of_the_real_trainer(trained: Trained) -> None:
     assert unmatched(STDERR, trained.result.stderr) == []
 
 
+def test_options_without_effect_are_named(cached: Tiny, tmp_path: Path) -> None:
+    given = ("--network_args", "conv_dim=4", "--log_with", "wandb", "--blocks_to_swap", 3, "--lr_scheduler_args")
+    result = train(cached, tmp_path, "--max_train_epochs", 1, *given, "lr_end=1e-5")
+    assert result.returncode == 0, result.stderr
+    [line] = [line for line in result.stderr.splitlines() if "options without effect" in line]
+    assert {"--network_args", "--log_with", "--blocks_to_swap", "--lr_scheduler_min_lr_ratio"} < set(line.split())
+    assert "--lr_scheduler_args" not in line
+
+
 def test_no_caches_is_an_error_before_anything_is_loaded(tiny: Tiny, tmp_path: Path) -> None:
     tiny.cache.mkdir()
     result = train(tiny, tmp_path / "out", "--max_train_epochs", 1)

@@ -142,7 +142,7 @@ def test_what_a_person_chose_is_changed_too_and_named(origin: Origin | None, sai
     move = retry.next_move(plan, job(attempt(1, OOM)), of(OOM), steps_made=0)
     assert move is not None
     assert move.changes == {"blocks_to_swap": 10}
-    assert move.why == f"out of GPU memory, next: 10 of 40 blocks wait in RAM{said}"
+    assert move.why == f"out of GPU memory, next: 10 of 40 blocks are kept in RAM{said}"
 
 
 def test_a_ladder_reads_the_settings_of_its_own_expert() -> None:

@@ -238,7 +238,7 @@ def retrying() -> Scene:
             attempt=1,
             diagnosis=OUT_OF_MEMORY,
             not_before=T0 + 1815,
-            why="out of GPU memory, next: 20 of 40 blocks wait in RAM",
+            why="out of GPU memory, next: 20 of 40 blocks are kept in RAM",
             changes={"blocks_to_swap": 20},
         ),
     ]

@@ -208,15 +208,15 @@ def died(name: str, words: str | None) -> Diagnosis:
                 evidence=words,
             )
         case "SIGINT":
-            helps = "Somebody pressed Ctrl-C or sent the signal. Resume when it was not meant."
+            helps = "Ctrl-C was pressed or the signal was sent. If that was not intended, resume."
         case "SIGKILL":
             helps = (
-                "Somebody killed it, most often the kernel because the box ran out of RAM: look at `dmesg | grep "
+                "It was killed, most often by the kernel because the box ran out of RAM: look at `dmesg | grep "
                 "-i oom`. "
                 "With too little RAM, train the experts one after the other or use a larger box."
             )
         case _:
-            helps = "If nobody ended it, look at `dmesg | tail` for the reason."
+            helps = "If you did not end it, look at `dmesg | tail` for the reason."
     return Diagnosis(cause=Cause.INTERRUPTED, meaning=f"the trainer was ended by {name}", advice=helps, evidence=words)
 
 

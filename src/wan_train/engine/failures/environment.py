@@ -71,7 +71,7 @@ ENVIRONMENT_KINDS = (
     ),
     kind(
         r"Failed to find C compiler|No such file or directory: '(?:[^']*/)?(?:gcc|cc|clang|x86_64-linux-gnu-gcc)'"
-        r"|(?:gcc|cc|clang): (?:command )?not found",
+        r"|\b(?:gcc|cc|clang): (?:command )?not found",
         Cause.ENVIRONMENT,
         "`--compile` needs a C compiler",
         "`apt-get install gcc`, then resume; or start a new run without `--compile`.",

@@ -10,9 +10,7 @@ from wan_train.engine.failures.kinds import kind
 _WINDOW_SECONDS = 300.0
 """The hub counts requests over five minutes."""
 _AFTER = r"(?:[\s\S]*?[Rr]etry[- ][Aa]fter:? (?P<seconds>\d+))?"
-_TOKENIZER = (
-    "`wan-train provision` puts the T5 tokenizer on the box, and no training asks the hub any more. Then resume."
-)
+_TOKENIZER = "`wan-train provision` installs the T5 tokenizer, so that training does not need the hub. Then resume."
 _PUBLIC = "The models and the tokenizer are public and need no token: `unset HF_TOKEN`, `hf auth logout`, then resume."
 
 

@@ -53,14 +53,14 @@ MACHINE_KINDS = (
     ),
     kind(
         r"MemoryError\b|bad_alloc|Unable to allocate [\d.]+ \wiB|DefaultCPUAllocator: not enough memory"
-        r"|Cannot allocate memory|\[Errno 12\]|os error 12"
+        r"|Cannot allocate memory|\[Errno 12\]|os error 12\b"
         r"|DataLoader worker .*(?:is killed by signal: Killed|exited unexpectedly)",
         Cause.HOST_OUT_OF_MEMORY,
         "the machine's RAM (not the GPU's memory) was not enough",
         _RAM,
     ),
     kind(
-        r"\[Errno 122\]|Disk quota exceeded|code: 122|os error 122|QuotaExceeded",
+        r"\[Errno 122\]|Disk quota exceeded|code: 122\b|os error 122\b|QuotaExceeded",
         Cause.DISK_FULL,
         "the disk quota is used up",
         "`quota -s` or `du -sh` shows what takes it. Free some disk space (`wan-train clean` removes unneeded files) "
@@ -74,14 +74,14 @@ MACHINE_KINDS = (
         facts=lambda found: {"gigabytes": f"{int(found['bytes']) / GB:.2f}"},
     ),
     kind(
-        r"No space left on device|StorageFull|\[Errno 28\]|os error 28|Not enough free disk space"
+        r"No space left on device|StorageFull|\[Errno 28\]|os error 28\b|Not enough free disk space"
         r"|inline_container\.cc.*(?:write|unexpected pos)|Disk full|database or disk is full",
         Cause.DISK_FULL,
         "the disk is full",
         f"Free some disk space (`wan-train clean` removes unneeded files), then resume. {_NEEDED}",
     ),
     kind(
-        r"\[Errno 30\]|Read-only file system|ReadOnlyFilesystem|os error 30",
+        r"\[Errno 30\]|Read-only file system|ReadOnlyFilesystem|os error 30\b",
         Cause.NO_ACCESS,
         "a file is on a disk that may only be read: {file}",
         "Mount it for writing, or start a new run with another `--runs-dir`. A disk that was writable before has "
@@ -97,7 +97,7 @@ MACHINE_KINDS = (
         facts=_file,
     ),
     kind(
-        r"\[Errno 116\]|Stale file handle|os error 116|StaleNetworkFileHandle",
+        r"\[Errno 116\]|Stale file handle|os error 116\b|StaleNetworkFileHandle",
         Cause.STORAGE,
         "a network disk lost the file (stale file handle)",
         "The server or the mount was changed. Mount the disk again, then resume.",

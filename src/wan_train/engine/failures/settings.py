@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from wan_train.engine.failures import Cause
 from wan_train.engine.failures.kinds import NEW_RUN, kind
 
-SCHEDULES = (
+_SCHEDULES = (
     "linear, cosine, cosine_with_restarts, polynomial, constant, constant_with_warmup, inverse_sqrt, "
-    "reduce_lr_on_plateau, "
     "cosine_with_min_lr, warmup_stable_decay"
 )
-"""transformers' schedules, which both trainer versions use. A newer transformers lists its own in the error."""
+"""transformers' schedules that both trainer versions can use. A newer transformers lists its own in the error."""
+_NEEDS_LOSSES = "reduce_lr_on_plateau"
+"""transformers offers it. It needs a loss with each step, which this trainer does not pass."""
 
 _OPTIMIZER_CLASS = (
     r"\w*(?:Adam|Ada|SGD|Lion|Prodigy|RMSprop|Rprop|CAME|ScheduleFree|Muon|Sophia|LBFGS"
@@ -124,7 +125,11 @@ SETTINGS_KINDS = (
         "Valid are: {valid}. " + NEW_RUN,
         facts=lambda found: {
             "name": found["name"] or found["named"] or "",
-            "valid": (found["valid"] or found["listed"] or SCHEDULES).replace("'", ""),
+            "valid": ", ".join(
+                name
+                for name in re.findall(r"\w+", found["valid"] or found["listed"] or _SCHEDULES)
+                if name != _NEEDS_LOSSES
+            ),
         },
     ),
     kind(
@@ -159,7 +164,7 @@ SETTINGS_KINDS = (
         "Start a new run without it. `wan-train resume RUN` itself takes only states of the very same settings.",
     ),
     kind(
-        r"size mismatch for patch_embedding|to have 36 channels, but got 16|to have 16 channels, but got 36",
+        r"size mismatch for patch_embedding|to have 36 channels, but got 16\b|to have 16 channels, but got 36\b",
         Cause.SETTING,
         "the DiT file is of the other task: text-to-video and image-to-video have different inputs",
         "Start a new run with the `--task` of the file, or with the task's own DiT files.",
