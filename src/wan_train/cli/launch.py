@@ -27,7 +27,7 @@ from wan_train.cli.launches import look_around, say_others_going
 from wan_train.cli.notify import keep_addresses
 from wan_train.cli.output import Result, Sink
 from wan_train.launch import background
-from wan_train.launch.bounds import bounded, default_hours
+from wan_train.launch.bounds import bounded, default_hours, rounded_up
 from wan_train.launch.history import read_history
 from wan_train.launch.infra import HELP, VAST, variables_of
 from wan_train.launch.jobs import Ready, disk_gb, prepare
@@ -274,7 +274,7 @@ def _credit(market: Market) -> float | None:
 def _no_offer(choice: Choice, wants: Wants) -> WanTrainError:
     hints = []
     if choice.nearest is not None:
-        hints.append(f"Pay more: `--max-price {choice.nearest.offer.per_hour:.2f}`")
+        hints.append(f"Pay more: `--max-price {rounded_up(choice.nearest.offer.per_hour):.2f}`")
     if any(reason == Unfit.BUDGET for reason, _ in choice.unfit):
         hints.append("Raise the budget: it must pay for the downloads of a box too.")
     if not choice.unfit and wants.bid is not None:

@@ -22,7 +22,7 @@ from wan_train.launch.jobs import shipment_of_job
 from wan_train.launch.launch_directory import box_name
 from wan_train.launch.market import Market, Power
 from wan_train.launch.model import Address, Box, Job, JobState, Launch, Wants
-from wan_train.launch.offers import choose
+from wan_train.launch.offers import choose, models_bytes
 from wan_train.launch.remote import JobError, Remote, Training, WrongBoxError, tree_bytes
 from wan_train.launch.shipment import Shipment
 from wan_train.launch.ssh import RemoteError, UnreachableError
@@ -117,7 +117,7 @@ class ActionRunner:
                 return Done(action=action, received=received)
             case Do.PROVISION:
                 self._provision(box, launch.wants.tasks)
-                return Done(action=action, received=launch.models_bytes)
+                return Done(action=action, received=models_bytes(launch.wants.tasks))
             case Do.DESTROY:
                 self._destroy(box)
             case Do.SEND | Do.WAKE | Do.WATCH | Do.FETCH | Do.BRING:

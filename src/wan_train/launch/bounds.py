@@ -25,9 +25,14 @@ def default_hours(choice: Choice, jobs: int, boxes: int) -> float:
     return min(MOST_HOURS, float(math.ceil(of_a_job * math.ceil(jobs / boxes))))
 
 
+def rounded_up(dollars: float) -> float:
+    """Dollars in whole cents, for a limit: rounded down, it would exclude what it is computed from."""
+    return math.ceil(round(dollars * 100, 6)) / 100  # 0.29 * 100 is 28.999999999999996
+
+
 def default_price(choice: Choice) -> float:
-    """Dollars an hour for a box: 1.5 times the best offer, rounded up to a cent."""
-    return math.ceil(_PRICE_ABOVE * choice.fit[0].offer.per_hour * 100) / 100
+    """Dollars an hour for a box: 1.5 times the best offer."""
+    return rounded_up(_PRICE_ABOVE * choice.fit[0].offer.per_hour)
 
 
 def bounded(wants: Wants, choice: Choice, jobs: int) -> Wants:
@@ -41,5 +46,5 @@ def bounded(wants: Wants, choice: Choice, jobs: int) -> Wants:
     price = wants.max_per_hour if wants.max_per_hour is not None else default_price(choice)
     budget = wants.budget
     if budget is None:
-        budget = round(price * wants.max_hours * wants.boxes + choice.fit[0].traffic * jobs, 2)
+        budget = rounded_up(price * wants.max_hours * wants.boxes + choice.fit[0].traffic * jobs)
     return replace(wants, max_per_hour=price, budget=budget)

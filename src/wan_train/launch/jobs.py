@@ -20,8 +20,8 @@ from wan_train.dataset.resolve import resolve_dataset
 from wan_train.dataset.scan import check as check_dataset
 from wan_train.engine import traits
 from wan_train.launch.model import Job, Part, Work
+from wan_train.launch.offers import models_bytes
 from wan_train.launch.shipment import Shipment, shipment_of
-from wan_train.provision.models import wanted
 from wan_train.recipe import load as recipes
 from wan_train.recipe.model import Recipe
 from wan_train.recipe.terms import EngineKind, Task
@@ -348,7 +348,7 @@ def work_of(recipe: Recipe, counted: DatasetSummary, dataset_bytes: int) -> Work
         ),
         batch_cost=batch_cost(counted),
         items=counted.items_with_repeats or counted.files,
-        download_bytes=round(sum(model.gb for model in wanted([recipe.task])) * GB),
+        download_bytes=models_bytes((recipe.task.word,)),
         dataset_bytes=dataset_bytes,
         result_bytes=need.states + need.loras,
     )

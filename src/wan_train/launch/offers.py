@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -13,6 +14,8 @@ from wan_train.launch.gpu_names import same_card
 from wan_train.launch.model import Offer, Part, Wants, Work
 from wan_train.provision.capacity import LOAD_BYTES
 from wan_train.provision.driver_checks import BLACKWELL_DRIVER, driver_version
+from wan_train.provision.models import wanted
+from wan_train.recipe.terms import Task
 from wan_train.run.plan import StepKind
 from wan_train.run.speeds import Key, Speed, expected
 
@@ -96,7 +99,8 @@ def choose(
     avoided: Collection[str] = (),
 ) -> Choice:
     """Filter and sort offers: first by the job's cost where it is known, then the others by price."""
-    priced = [priced_on(offer, work, speeds, set_up_seconds) for offer in offers]
+    models = models_bytes(wants.tasks)
+    priced = [priced_on(offer, work, speeds, set_up_seconds, models=models) for offer in offers]
     why = {each.offer.id: unfit(each, wants, avoided=avoided) for each in priced}
     fit = sorted((each for each in priced if not why[each.offer.id]), key=_rank)
     dear = [each for each in priced if why[each.offer.id] == (Unfit.PRICE,)]
@@ -133,18 +137,26 @@ def driver_for(offer: Offer, wants: Wants) -> tuple[int, ...]:
     return max(wants.least_driver, BLACKWELL_DRIVER) if is_blackwell else wants.least_driver
 
 
-def priced_on(offer: Offer, work: Work | None, speeds: Sequence[Speed], set_up_seconds: float | None = None) -> Priced:
+@functools.cache
+def models_bytes(tasks: tuple[str, ...]) -> int:
+    """Bytes of the models that a box for these tasks downloads. A file that both tasks use counts once."""
+    return round(sum(model.gb for model in wanted([task for task in Task if task.word in tasks])) * GB)
+
+
+def priced_on(
+    offer: Offer, work: Work | None, speeds: Sequence[Speed], set_up_seconds: float | None = None, *, models: int
+) -> Priced:
     """A job's time and cost on an offer, from measurements on the same kind of card.
 
-    `set_up_seconds` is the time until a box is ready, without the download of the models.
+    `set_up_seconds` is the time until a box is ready, without the download of its `models` bytes.
     """
     if work is None:
         return Priced(offer=offer, prepare_seconds=None)
     prepare = None
     if offer.down_mbps:
         # The dataset comes over the same line. The laptop's own is often slower, but its speed is unknown here.
-        prepare = (work.download_bytes + work.dataset_bytes) / (offer.down_mbps * MEGABIT) + (set_up_seconds or 0.0)
-    traffic = (work.download_bytes + work.dataset_bytes) / GB * offer.per_gb_down
+        prepare = (models + work.dataset_bytes) / (offer.down_mbps * MEGABIT) + (set_up_seconds or 0.0)
+    traffic = (models + work.dataset_bytes) / GB * offer.per_gb_down
     traffic += work.result_bytes / GB * offer.per_gb_up
     home = work.result_bytes / (offer.up_mbps * MEGABIT) if offer.up_mbps else 0.0
     known = Priced(offer=offer, prepare_seconds=prepare, traffic=traffic, home_seconds=home)

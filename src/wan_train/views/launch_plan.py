@@ -11,7 +11,7 @@ from wan_train.launch.box_check import UNUSED_HOURS
 from wan_train.launch.infra import VAST
 from wan_train.launch.jobs import Ready
 from wan_train.launch.model import Offer, Wants
-from wan_train.launch.offers import Choice, Priced
+from wan_train.launch.offers import Choice, Priced, models_bytes
 from wan_train.launch.remote import GRACE_MINUTES
 from wan_train.launch.sky_home import INSTALLED_BYTES
 from wan_train.views.formatting import cut_middle, dollars_per_hour, safe
@@ -138,7 +138,7 @@ def _jobs(jobs: Sequence[Ready]) -> str:
 
 
 def _setup(plan: LaunchPlan, best: Priced) -> str:
-    models = f"{file_size(plan.jobs[0].work.download_bytes)} of models for each box"
+    models = f"{file_size(models_bytes(plan.wants.tasks))} of models for each box"
     if best.prepare_seconds is None:
         return models
     return f"{models}, about {duration(best.prepare_seconds)} on the first offer"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.launch.history import AVOIDED_SECONDS, History, history_of, read_history
 from wan_train.launch.launch_directory import new
 from wan_train.launch.model import Address, Box, Job, Launch, Offer, Part, Wants, Work
-from wan_train.launch.offers import Unfit, choose, priced_on
+from wan_train.launch.offers import Priced, Unfit, choose, models_bytes
+from wan_train.launch.offers import priced_on as priced_with
 from wan_train.run.plan import StepKind
 from wan_train.run.speeds import Key, Speed
 
@@ -51,6 +54,11 @@ CACHINGS = [
     speed("NVIDIA GeForce RTX 5090", 1.0, kind=StepKind.CACHE_LATENTS),
     speed("NVIDIA GeForce RTX 5090", 0.5, kind=StepKind.CACHE_TEXT),
 ]
+
+
+def priced_on(offered: Offer, work: Work, speeds: Sequence[Speed], set_up_seconds: float | None = None) -> Priced:
+    """A price with the models of the job's own task."""
+    return priced_with(offered, work, speeds, set_up_seconds, models=work.download_bytes)
 
 
 class TestPrice:
@@ -187,11 +195,11 @@ class TestHistory:
 
     def test_a_set_up_is_what_a_box_took_beyond_its_download(self) -> None:
         boxes = (
-            Box(name=str(n), offer=offer(n, 0.5), began=0.0, ready=690.0 + more)
+            Box(name=str(n), offer=offer(n, 0.5), began=0.0, ready=models_bytes(("t2v",)) / 1e8 + more)
             for n, more in enumerate((100.0, 300.0, 900.0))
         )
         found = history_of([self.launch(*boxes, Box(name="x", offer=offer(9, 0.5), began=0.0))], 0.0)
-        assert found.set_up_seconds == 300.0
+        assert found.set_up_seconds == pytest.approx(300.0)
 
     def test_a_sick_machine_is_avoided_for_a_month_and_one_that_never_answered_is_not(self) -> None:
         address = Address(name="a", host="h", port=1, user="root", key=Path("/k"))
