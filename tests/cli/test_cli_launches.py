@@ -204,7 +204,9 @@ def test_boxes_of_another_computer_end_only_by_their_name(
 ) -> None:
     account.boxes = [box_row(4, "wt-0123abcd-001"), box_row(5, "wt-0123abcd-002"), box_row(6, "wt-89abcdef-001")]
     assert run(["launch", "reap", "--json"]) == 0
-    [line] = json_lines(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    [line] = json_lines(out)
+    assert "elsewhere" not in err
     assert (line["ended"], len(line["others"])) == ([], 3)
     assert run(["launch", "reap", "0123abcd"]) == 2
     assert "without a terminal, --yes is required" in capsys.readouterr().err
@@ -242,8 +244,34 @@ def test_a_damaged_record_names_what_is_left_to_do(program: Program, capsys: pyt
     directory.record.write_text("{")
     assert run(["launch", "status"]) == 3
     said = capsys.readouterr().err
-    assert "https://cloud.vast.ai/instances/" in said
+    assert "If it was on Vast, see its boxes at https://cloud.vast.ai/instances/" in said
     assert f"`wan-train launch reap {directory.path.name}`" in said
+    for infra, told in (("vast", "See its boxes at https://cloud.vast.ai"), ("runpod", "in the console of runpod")):
+        directory = launched(wants=Wants(max_hours=12, infra=infra))
+        directory.record.write_text(directory.record.read_text()[:-20])
+        assert run(["launch", "status", directory.path.name]) == 3
+        said = capsys.readouterr().err
+        assert told in said
+        assert ("launch reap" in said) == (infra == "vast")
+    assert program.started == []
+
+
+def test_a_launch_elsewhere_needs_no_key_of_vast(
+    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    elsewhere = launched(wants=Wants(max_hours=12, infra="runpod"))
+    with monkeypatch.context() as without:
+        without.delenv("VAST_API_KEY")
+        without.setenv("HOME", str(tmp_path))
+        assert run(["launch", "status", elsewhere.path.name]) == 0
+        said = capsys.readouterr().err
+        assert "Vast" not in said
+        assert f"wan-train launch attach {elsewhere.path.name}" in said
+        launched()
+        assert run(["launch", "status", elsewhere.path.name]) == 0
+        assert "Could not look for leftover boxes: no Vast.ai key was found" in capsys.readouterr().err
+    assert run(["launch", "reap"]) == 0
+    assert "Looking at Vast only. For leftover boxes elsewhere see the console of runpod." in capsys.readouterr().err
     assert program.started == []
 
 

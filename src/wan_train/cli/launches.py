@@ -20,6 +20,7 @@ from wan_train.cli.call import Call
 from wan_train.cli.launch_watch import carry_on, finished, show_launch, watch_launch
 from wan_train.cli.output import Result, Sink
 from wan_train.launch import reap as reaping
+from wan_train.launch.infra import VAST
 from wan_train.launch.last_seen import read_last_seen
 from wan_train.launch.launch_directory import LaunchDirectory, all_launches, directory_of, find, launch_of
 from wan_train.launch.market import Listed, VastMarket
@@ -29,6 +30,7 @@ from wan_train.views.formatting import dollars_per_hour
 from wan_train.views.launch import launch_json
 
 _ID = re.compile(r"[0-9a-f]{8}")
+_INFRA = re.compile(r'"infra": ?"([a-z0-9-]{1,40})"')
 _FOLLOW_SECONDS = 0.5
 _MOST_BYTES = 1_000_000
 
@@ -120,6 +122,9 @@ def reap(call: Call) -> Result:
         raise BadInputError(
             f"{one_line(name)!r} is not the ID of a launch", hint="It has 8 digits: a box wt-ID-001 is of launch ID."
         )
+    elsewhere = [infra for infra in reaping.infras(call.settings.runs) if infra != VAST]
+    if elsewhere:
+        call.sink.note(f"Looking at Vast only. For leftover boxes elsewhere see the console of {', '.join(elsewhere)}.")
     market = VastMarket.of(os.environ, Path.home(), call.settings.vast_url)
     ended: list[Listed] = []
     try:
@@ -160,9 +165,9 @@ def look_around(call: Call, *, besides: LaunchDirectory | None = None) -> None:
         market = VastMarket.of(os.environ, Path.home(), call.settings.vast_url)
         strays = reaping.end_strays(_impatient(market), call.settings.runs)
     except (NotReadyError, VastError) as error:
-        unattended = [each for each in reaping.unattended(call.settings.runs) if each != besides]
-        if unattended:
-            call.sink.note(f"Boxes left behind were not looked for: {one_line(str(error))}")
+        unattended = reaping.unattended(call.settings.runs)
+        if any(launch.wants.infra == VAST for each, launch in unattended.items() if each != besides):
+            call.sink.note(f"Could not look for leftover boxes: {one_line(str(error))}")
     else:
         for each in strays:
             if each.is_ours:
@@ -241,9 +246,20 @@ def _read(directory: LaunchDirectory) -> Launch:
     except CorruptRecordError as error:
         raise NotReadyError(
             f"the record of launch {directory.path.name} is damaged: {one_line(error.message)}",
-            hint=f"See its boxes at https://cloud.vast.ai/instances/\n"
-            f"To end them: `wan-train launch reap {directory.path.name}`",
+            hint=_about_boxes(directory),
         ) from None
+
+
+def _about_boxes(directory: LaunchDirectory) -> str:
+    """How to see and end the boxes of a launch whose record is damaged. Often its infrastructure can still be read."""
+    try:
+        found = _INFRA.search(directory.record.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        found = None
+    if found is not None and found[1] != VAST:
+        return f"See its boxes in the console of {found[1]}, and end them there."
+    where = "See its boxes" if found is not None else "If it was on Vast, see its boxes"
+    return f"{where} at https://cloud.vast.ai/instances/\nTo end them: `wan-train launch reap {directory.path.name}`"
 
 
 def _lines(directory: LaunchDirectory, *, follow: bool) -> Iterator[str]:

@@ -12,6 +12,7 @@ from support.launch_world import (
     EPOCH_SECONDS,
     EPOCHS,
     INTERVAL,
+    Deaf,
     FakeBox,
     FakeClock,
     FakeMarket,
@@ -21,6 +22,7 @@ from support.launch_world import (
     until,
 )
 from wan_train.base.locks import is_locked
+from wan_train.launch.controller import carry_out
 from wan_train.launch.launch_directory import all_launches, box_name, find, launch_of, new
 from wan_train.launch.model import (
     Address,
@@ -210,6 +212,15 @@ class TestCalm:
         assert list(laptop.world.boxes) == ["98"]
 
 
+    def test_the_end_says_whether_the_list_could_be_checked(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
+        launch = laptop.run()
+        runner, clock = laptop.controller.runner, laptop.world.clock
+        assert carry_out(laptop.directory, runner, clock, lambda _: None) == (launch, True)
+        runner.market = Deaf(laptop.world)
+        assert carry_out(laptop.directory, runner, clock, lambda _: None) == (launch, False)
+
+
 class TestForgotten:
     def test_a_box_whose_launch_says_gone_is_ended_and_others_are_left(self, tmp_path: Path) -> None:
         laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
@@ -228,11 +239,11 @@ class TestForgotten:
         laptop.run(rounds=20)
         assert laptop.world.boxes
         assert strays(laptop.world.listed(), tmp_path) == ()
-        assert unattended(tmp_path) == (laptop.directory,)
+        assert list(unattended(tmp_path)) == [laptop.directory]
         with laptop.directory.held():
-            assert unattended(tmp_path) == ()
+            assert not unattended(tmp_path)
         laptop.run()
-        assert unattended(tmp_path) == ()
+        assert not unattended(tmp_path)
 
     def test_a_damaged_record_ends_nothing(self, tmp_path: Path) -> None:
         laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
