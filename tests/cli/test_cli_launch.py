@@ -74,7 +74,7 @@ def test_a_variable_of_the_program_is_an_option_of_every_job(
     [job] = plan(capsys, "cats")["jobs"]
     assert job["options"] == ["--epochs", "30"]
     Path("jobs.toml").write_text("[[jobs]]\ntitle = 'a'\ndataset = 'cats'\n")
-    assert "--epochs cannot be given beside jobs.toml" in refused(capsys, "jobs.toml")
+    assert "--epochs cannot be combined with jobs.toml" in refused(capsys, "jobs.toml")
 
 
 def test_a_jobs_file_is_known_by_what_it_has(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +144,7 @@ def test_without_an_offer_the_bound_that_is_too_low_is_named(
         (["cats", "--max-price", "cheap"], "must be a number of dollars"),
         (["cats", "--budget", "-1"], "must be more than 0"),
         (["cats", "--boxes", "0"], "--boxes 0 cannot be rented"),
-        (["cats", "--max-hours", "nan"], "--max-hours nan is not a time"),
+        (["cats", "--max-hours", "nan"], "--max-hours nan is out of range"),
         (["cats", "--on", "mars"], "--on mars is unsupported"),
         (["cats", "dogs", "--title", "x"], "--title names one LoRA"),
         (["cats", "--title", "a/b"], "title"),
@@ -165,7 +165,7 @@ def test_what_cannot_be_meant_is_refused(capsys: pytest.CaptureFixture[str], wor
     [
         ("[[jobs]\n", "is not TOML"),
         ("[[jobs]]\ntitle = 'a'\n", "dataset is missing"),
-        ("[[jobs]]\ntitle='a'\ndataset='cats'\n[[jobs]]\ntitle='A'\ndataset='dogs'\n", "the title A is that of jobs 1"),
+        ("[[jobs]]\ntitle='a'\ndataset='cats'\n[[jobs]]\ntitle='A'\ndataset='dogs'\n", "the title A is also used by jobs 1"),
         ("[[jobs]]\ndataset='cats'\noptions=['--epoch', '3']\n", "no such option: --epoch"),
         ("[[jobs]]\ndataset='cats'\noptions=['--upload', 'hf:me/x']\n", "no secret goes to a box"),
         ("[[jobs]]\ndataset='cats'\noptions=['--help']\n", "--help is given by the launch itself"),

@@ -137,7 +137,7 @@ def _require_disk(plan: LaunchPlan, runs: Path) -> None:
     free = shutil.disk_usage(existing_parent(runs)).free
     if free < need:
         raise NotReadyError(
-            f"nothing was rented: {file_size(need)} come home to {runs}, and {file_size(free)} are free there",
+            f"nothing was rented: the results need {file_size(need)} in {runs}, but only {file_size(free)} are free",
             hint="Free some disk space: `wan-train clean`\nOr choose another place: `--runs-dir DIR`",
         )
 
@@ -260,7 +260,7 @@ def _require_credit(plan: LaunchPlan) -> None:
     if plan.credit is not None and plan.credit < hour:
         raise NotReadyError(
             f"nothing was rented: your credit at Vast.ai is {dollars(plan.credit)}, an hour costs {dollars(hour)}",
-            hint="Add credit: https://cloud.vast.ai/billing/.",
+            hint="Add credit: https://cloud.vast.ai/billing/",
         )
 
 

@@ -183,11 +183,11 @@ class ActionRunner:
         name = box_name(launch.id, len(launch.boxes) + 1)
         if not choice.fit:
             reasons = ", ".join(f"{number} {reason}" for reason, number in choice.unfit)
-            return Found(name=name, why=f"none is what was wanted{f' ({reasons})' if reasons else ''}")
+            return Found(name=name, why=f"no offer matches{f' ({reasons})' if reasons else ''}")
         best = choice.fit[0].offer
         credit = self.market.credit()
         if credit is not None and credit < best.per_hour:
-            why = f"the account has {dollars(credit)}, and an hour of the best costs {dollars(best.per_hour)}"
+            why = f"the account has {dollars(credit)}, but an hour of the best offer costs {dollars(best.per_hour)}"
             return Found(name=name, why=why, credit=credit)
         return Found(name=name, offer=best, credit=credit)
 
@@ -202,7 +202,7 @@ class ActionRunner:
             most = box.offer.per_hour * _PRICE_ABOVE
             if listed.is_of(box.name) and listed.per_hour is not None and listed.per_hour > most:
                 asked, offered = dollars(listed.per_hour), dollars(box.offer.per_hour)
-                raise WrongBoxError(f"it costs {asked} an hour, and {offered} were offered")
+                raise WrongBoxError(f"it costs {asked} an hour, but {offered} was offered")
 
     def _provision(self, box: Box, tasks: Sequence[str]) -> None:
         """Wait until the box is ready. The set-up on it continues even if the connection breaks."""
@@ -255,7 +255,7 @@ class ActionRunner:
             return Done(action=action, home=job.home, received=shipment.bytes + tree_bytes(job.home))
         home = self.runs / self.remote.start(address, job, shipment, wants)
         if home != job.home and home.exists():
-            raise JobError(f"{home} is there already, and is another run")
+            raise JobError(f"{home} already exists and belongs to another run")
         return Done(action=action, home=home, received=shipment.bytes)
 
     def _destroy(self, box: Box) -> None:

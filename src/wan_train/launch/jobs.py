@@ -232,7 +232,7 @@ def prepare(
             continue
         other = titles.get(ready.job.title.casefold())
         if other is not None:
-            problems.append(f"{request.where}: the title {one_line(ready.job.title)} is that of {other} too")
+            problems.append(f"{request.where}: the title {one_line(ready.job.title)} is also used by {other}")
         titles[ready.job.title.casefold()] = request.where
         found.append(ready)
     if problems:

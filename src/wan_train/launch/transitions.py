@@ -236,7 +236,7 @@ def _limited(launch: Launch, now: float) -> Launch:
         return replace(launch, halt=Halt.SAVE, halted_because=f"the account has only ${launch.credit:.2f} left")
     oldest = min((box.began for box in launch.living if box.state is not BoxState.DESTROYING), default=now)
     if now - oldest + RESERVE_SECONDS >= wants.max_hours * 3600:
-        return replace(launch, halt=Halt.SAVE, halted_because=f"{wants.max_hours:g} hours are over")
+        return replace(launch, halt=Halt.SAVE, halted_because=f"the limit of {wants.max_hours:g} hours is reached")
     return launch
 
 
@@ -313,7 +313,7 @@ def _found(launch: Launch, name: str, offer: Offer | None, now: float) -> Launch
     if any(launch.living):
         return replace(launch, next_search=now + SEARCH_SECONDS)
     left = f"${max(0.0, budget - launch.spent(now)):.2f} is left of the budget"
-    return replace(launch, halt=Halt.SAVE, halted_because=f"{left}, which no box with its downloads fits into")
+    return replace(launch, halt=Halt.SAVE, halted_because=f"{left}, too little for a box and its downloads")
 
 
 def _done(launch: Launch, done: Done, action: Action, now: float) -> Launch:
@@ -423,7 +423,7 @@ def _given_up(launch: Launch, box: Box, why: str, *, blamed: bool = False) -> La
     if box.job is not None and not launch.job(box.job).state.is_end:
         job = launch.job(box.job)
         if job.boxes >= MOST_BOXES_OF_A_JOB:
-            job = replace(job, state=JobState.FAILED, problem=f"{job.boxes} boxes were lost with it, the last: {why}")
+            job = replace(job, state=JobState.FAILED, problem=f"{job.boxes} boxes were lost while training it, the last: {why}")
         elif job.state is JobState.FETCHING or job.state in {JobState.SENDING, JobState.TRAINING}:
             job = replace(job, state=JobState.WAITING, exit_code=None, problem=why)
         launch = _with(launch, job)

@@ -120,7 +120,7 @@ class TestCalm:
         laptop.world.clock.time += 5 * 3600
         laptop.goes_down()
         launch = laptop.run()
-        assert launch.halted_because == "4 hours are over"
+        assert launch.halted_because == "the limit of 4 hours is reached"
         assert launch.jobs[0].state is JobState.DONE
 
     def test_a_stopped_training_goes_on_on_its_own_box(self, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ class TestCalm:
     def test_a_box_that_costs_more_than_its_offer_is_destroyed_and_avoided(self, tmp_path: Path) -> None:
         world = World(FakeClock(), dear=("m0", 1.5))
         launch = Laptop(world, launched(tmp_path, 1)).run()
-        assert launch.boxes[0].because == "it costs $1.50 an hour, and $1.00 were offered"
+        assert launch.boxes[0].because == "it costs $1.50 an hour, but $1.00 was offered"
         assert launch.avoided == {"m0"}
         assert [box.offer.machine for box in launch.boxes] == ["m0", "m1"]
         assert launch.jobs[0].state is JobState.DONE

@@ -155,7 +155,7 @@ def test_a_budget_is_not_exceeded_by_more_than_an_interval(  # noqa: PLR0917  wh
 def test_a_box_whose_downloads_alone_cost_the_budget_is_not_rented() -> None:
     launch, _ = play(launch_of(1, 1, budget=1.0), World(0, 0, per_gb=0.02))
     assert launch.boxes == ()
-    assert launch.halted_because == "$1.00 is left of the budget, which no box with its downloads fits into"
+    assert launch.halted_because == "$1.00 is left of the budget, too little for a box and its downloads"
 
 
 def test_what_a_box_costs_is_its_rent_and_its_traffic_and_once_stopped_its_disk() -> None:
