@@ -67,6 +67,15 @@ def test_options_that_are_a_choice_change_the_plan(capsys: pytest.CaptureFixture
     assert job["options"] == ["--task", "i2v", "--attention", "sdpa"]
 
 
+def test_an_earlier_end_is_what_is_trained_and_one_that_cannot_be_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for words, epochs in ((["--until", "50"], 50), (["--until", "all"], 100), (["--until", "99.65%"], 50)):
+        [job] = plan(capsys, "cats", *words)["jobs"]
+        assert job["epochs"] == epochs
+    assert "there are only 100 epochs" in refused(capsys, "cats", "--until", "500")
+
+
 def test_a_variable_of_the_program_is_an_option_of_every_job(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +174,10 @@ def test_what_cannot_be_meant_is_refused(capsys: pytest.CaptureFixture[str], wor
     [
         ("[[jobs]\n", "is not TOML"),
         ("[[jobs]]\ntitle = 'a'\n", "dataset is missing"),
-        ("[[jobs]]\ntitle='a'\ndataset='cats'\n[[jobs]]\ntitle='A'\ndataset='dogs'\n", "the title A is also used by jobs 1"),
+        (
+            "[[jobs]]\ntitle='a'\ndataset='cats'\n[[jobs]]\ntitle='A'\ndataset='dogs'\n",
+            "the title A is also used by jobs 1",
+        ),
         ("[[jobs]]\ndataset='cats'\noptions=['--epoch', '3']\n", "no such option: --epoch"),
         ("[[jobs]]\ndataset='cats'\noptions=['--upload', 'hf:me/x']\n", "no secret goes to a box"),
         ("[[jobs]]\ndataset='cats'\noptions=['--help']\n", "--help is given by the launch itself"),

@@ -203,6 +203,9 @@ class Part:
     """As `run.speeds.settings_text` writes them."""
     batches: int
     epochs: int
+    """After how many epochs it ends."""
+    state_bytes: int = 0
+    """Bytes of one of its training states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,9 @@ class Priced:
     offer: Offer
     prepare_seconds: float | None
     traffic: float = 0.0
-    """Dollars for what the first job downloads, sends and brings home."""
+    """Dollars for what the job downloads, is sent and brings home at its end."""
+    checkpoint_traffic: float = 0.0
+    """More dollars for checkpoints that come home while it trains; 0 if its time is unknown."""
     train_seconds: float | None = None
     measured: float | None = None
     """When the newest measurement used was made."""
@@ -63,20 +65,25 @@ class Priced:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds from renting until the first job is home."""
+        """Seconds from renting until the job is home."""
         if self.train_seconds is None or self.prepare_seconds is None:
             return None
         return self.prepare_seconds + self.train_seconds + self.home_seconds
 
     @property
     def least_cost(self) -> float:
-        """Dollars for everything but training: preparation, traffic and the way home."""
+        """Dollars for everything but training: preparation, its traffic and the way home."""
         return ((self.prepare_seconds or 0.0) + self.home_seconds) / 3600 * self.offer.per_hour + self.traffic
 
     @property
     def cost(self) -> float | None:
-        """Dollars for the first job on this box, traffic included. A second job finds the models there."""
-        return None if self.seconds is None else self.seconds / 3600 * self.offer.per_hour + self.traffic
+        """Dollars for the job as the first of this box, traffic included. A second job finds the models there."""
+        return None if self.seconds is None else self.seconds / 3600 * self.offer.per_hour + self.all_traffic
+
+    @property
+    def all_traffic(self) -> float:
+        """Dollars for all that goes to the box and comes from it, as far as it is known."""
+        return self.traffic + self.checkpoint_traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +106,7 @@ def choose(
     avoided: Collection[str] = (),
 ) -> Choice:
     """Filter and sort offers: first by the job's cost where it is known, then the others by price."""
-    models = models_bytes(wants.tasks)
-    priced = [priced_on(offer, work, speeds, set_up_seconds, models=models) for offer in offers]
+    priced = [priced_on(offer, wants, work, speeds, set_up_seconds) for offer in offers]
     why = {each.offer.id: unfit(each, wants, avoided=avoided) for each in priced}
     fit = sorted((each for each in priced if not why[each.offer.id]), key=_rank)
     dear = [each for each in priced if why[each.offer.id] == (Unfit.PRICE,)]
@@ -144,14 +150,15 @@ def models_bytes(tasks: tuple[str, ...]) -> int:
 
 
 def priced_on(
-    offer: Offer, work: Work | None, speeds: Sequence[Speed], set_up_seconds: float | None = None, *, models: int
+    offer: Offer, wants: Wants, work: Work | None, speeds: Sequence[Speed], set_up_seconds: float | None = None
 ) -> Priced:
     """A job's time and cost on an offer, from measurements on the same kind of card.
 
-    `set_up_seconds` is the time until a box is ready, without the download of its `models` bytes.
+    `set_up_seconds` is the time until a box is ready, without the download of the models.
     """
     if work is None:
         return Priced(offer=offer, prepare_seconds=None)
+    models = models_bytes(wants.tasks)
     prepare = None
     if offer.down_mbps:
         # The dataset comes over the same line. The laptop's own is often slower, but its speed is unknown here.
@@ -179,8 +186,10 @@ def priced_on(
     if caching is None:
         without.append("caching")
     train = max(seconds) if at_once > 1 else sum(seconds)
+    states = sum(took / wants.fetch_seconds * part.state_bytes for took, part in zip(seconds, work.parts, strict=True))
     return replace(
         known,
+        checkpoint_traffic=max(0.0, states - work.result_bytes) / GB * offer.per_gb_up,
         train_seconds=train + (caching or 0.0),
         measured=newest,
         scaled_from=scaled,

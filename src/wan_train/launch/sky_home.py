@@ -69,7 +69,8 @@ def make(folder: Path, *, uv: str, say: Callable[[str], None], infra: str = VAST
             home.write()
     except OSError as error:
         raise NotReadyError(
-            f"{error.filename or folder} cannot be written: {error.strerror}", hint="Free some disk space, then try again."
+            f"{error.filename or folder} cannot be written: {error.strerror}",
+            hint="Free some disk space, then try again.",
         ) from error
     return home
 

@@ -236,7 +236,8 @@ def _limited(launch: Launch, now: float) -> Launch:
         return replace(launch, halt=Halt.SAVE, halted_because=f"the account has only ${launch.credit:.2f} left")
     oldest = min((box.began for box in launch.living if box.state is not BoxState.DESTROYING), default=now)
     if now - oldest + RESERVE_SECONDS >= wants.max_hours * 3600:
-        return replace(launch, halt=Halt.SAVE, halted_because=f"the limit of {wants.max_hours:g} hours is reached")
+        limit = "1 hour" if wants.max_hours == 1 else f"{wants.max_hours:g} hours"
+        return replace(launch, halt=Halt.SAVE, halted_because=f"the limit of {limit} is reached")
     return launch
 
 
@@ -423,7 +424,9 @@ def _given_up(launch: Launch, box: Box, why: str, *, blamed: bool = False) -> La
     if box.job is not None and not launch.job(box.job).state.is_end:
         job = launch.job(box.job)
         if job.boxes >= MOST_BOXES_OF_A_JOB:
-            job = replace(job, state=JobState.FAILED, problem=f"{job.boxes} boxes were lost while training it, the last: {why}")
+            job = replace(
+                job, state=JobState.FAILED, problem=f"{job.boxes} boxes were lost while training it, the last: {why}"
+            )
         elif job.state is JobState.FETCHING or job.state in {JobState.SENDING, JobState.TRAINING}:
             job = replace(job, state=JobState.WAITING, exit_code=None, problem=why)
         launch = _with(launch, job)

@@ -183,7 +183,7 @@ def _job(job: Job, box: Box | None, now: float, seen: LastSeen) -> tuple[str, ..
         job.state.value if box.state is BoxState.READY else box.state.value,
         box.number,
         safe(box.offer.card),
-        f"{box.offer.per_hour:.2f}",
+        f"{box.rate:.2f}",
         f"{box.cost(now):.2f}",
         f"{progress.epoch}/{progress.epochs}" if progress.epoch is not None and progress.epochs else "",
         loss(progress.loss) if progress.loss is not None else "",

@@ -89,7 +89,7 @@ def _offer_json(priced: Priced) -> Json:
         "prepare_seconds": priced.prepare_seconds,
         "train_seconds": priced.train_seconds,
         "seconds": priced.seconds,
-        "traffic": priced.traffic,
+        "traffic": priced.all_traffic,
         "cost": priced.cost,
     }
 
@@ -101,7 +101,7 @@ def _rows(plan: LaunchPlan, best: Priced) -> Iterator[Row]:
     yield Row(label="Rent", value=_rent(plan))
     yield Row(label="Traffic", value=_traffic(wants, best))
     yield Row(label="Disk", value=_disk(wants, best.offer))
-    yield Row(label="Limit", value=f"{wants.max_hours:g} hours for a box (--max-hours); then all results come home")
+    yield Row(label="Limit", value=f"{_hours(wants.max_hours)} for a box (--max-hours); then all results come home")
     yield Row(label="At most", value=_most(plan))
     yield Row(
         label="Protection",
@@ -113,8 +113,8 @@ def _rows(plan: LaunchPlan, best: Priced) -> Iterator[Row]:
 
 
 def _protection(wants: Wants) -> str:
-    hour, unused = duration(GRACE_MINUTES * 60), f"{min(UNUSED_HOURS, wants.max_hours):g} hours"
-    most = f"{wants.max_hours:g} hours"
+    hour, unused = duration(GRACE_MINUTES * 60), _hours(min(UNUSED_HOURS, wants.max_hours))
+    most = _hours(wants.max_hours)
     if wants.infra != VAST:
         return (
             f"This computer destroys each box. While it is off, SkyPilot's program on a box destroys it {hour} after "
@@ -126,6 +126,10 @@ def _protection(wants: Wants) -> str:
         f"training or its {most}, and costs its disk until `wan-train launch attach`. One on "
         f"which nothing trains destroys itself after {unused}."
     )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:g} {'hour' if hours == 1 else 'hours'}"
 
 
 def _jobs(jobs: Sequence[Ready]) -> str:
@@ -159,7 +163,9 @@ def _traffic(wants: Wants, best: Priced) -> str:
     if not offer.per_gb_down and not offer.per_gb_up:
         return "free on the first offer"
     prices = f"${offer.per_gb_down:.3f} a GB down, ${offer.per_gb_up:.3f} up"
-    return f"about {dollars(best.traffic)} for the first LoRA: {prices}"
+    # Checkpoints come home while it trains, so their traffic is known only if the time is.
+    about = "at least" if best.train_seconds is None and offer.per_gb_up else "about"
+    return f"{about} {dollars(best.all_traffic)} for the first LoRA: {prices}"
 
 
 def _disk(wants: Wants, offer: Offer) -> str:

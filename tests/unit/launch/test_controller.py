@@ -211,7 +211,6 @@ class TestCalm:
         laptop.controller.sweep()
         assert list(laptop.world.boxes) == ["98"]
 
-
     def test_the_end_says_whether_the_list_could_be_checked(self, tmp_path: Path) -> None:
         laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
         launch = laptop.run()
