@@ -266,7 +266,7 @@ def _require_credit(plan: LaunchPlan) -> None:
     if plan.credit is not None and plan.credit < hour:
         raise NotReadyError(
             f"nothing was rented: your credit at Vast.ai is {dollars(plan.credit)}, an hour costs {dollars(hour)}",
-            hint="Add credit: https://cloud.vast.ai/billing/",
+            hint="Add credit: https://cloud.vast.ai/billing/\nThen try again.",
         )
 
 

@@ -86,7 +86,7 @@ def _call(words: Sequence[str], passthrough: tuple[str, ...]) -> Call:
 
 def _value(option: Option[Any], value: Any) -> Any:  # noqa: ANN401  of the option's own type
     """A parsed value as the command gets it: Typer turns words into members of an enumeration only when it calls it."""
-    if isinstance(value, str) and isinstance(option.kind, type) and issubclass(option.kind, Enum):
+    if isinstance(value, str) and issubclass(option.kind, Enum):
         return option.kind(value)
     return value
 
