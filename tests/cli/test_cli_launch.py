@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support.json_output import json_lines
-from support.vast_account import Account
+from support.vast_account import Account, offer_row
 from support.vast_api import Mood
 from wan_train.cli.main import run
 from wan_train.launch.sky_home import stamp
@@ -59,6 +59,23 @@ def test_each_dataset_is_a_lora_with_the_options_of_all(capsys: pytest.CaptureFi
     assert found["jobs"][0]["options"] == [*given, "--", "--optimizer_type=adamw8bit"]
 
 
+def test_options_that_are_a_choice_change_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    [one] = plan(capsys, "cats", "--experts", "high")["jobs"]
+    [both] = plan(capsys, "cats")["jobs"]
+    assert 2 * one["result_bytes"] == both["result_bytes"]
+    [job] = plan(capsys, "cats", "--task", "i2v", "--attention", "sdpa")["jobs"]
+    assert job["options"] == ["--task", "i2v", "--attention", "sdpa"]
+
+
+def test_an_earlier_end_is_what_is_trained_and_one_that_cannot_be_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for words, epochs in ((["--until", "50"], 50), (["--until", "all"], 100), (["--until", "99.65%"], 50)):
+        [job] = plan(capsys, "cats", *words)["jobs"]
+        assert job["epochs"] == epochs
+    assert "there are only 100 epochs" in refused(capsys, "cats", "--until", "500")
+
+
 def test_a_variable_of_the_program_is_an_option_of_every_job(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +83,7 @@ def test_a_variable_of_the_program_is_an_option_of_every_job(
     [job] = plan(capsys, "cats")["jobs"]
     assert job["options"] == ["--epochs", "30"]
     Path("jobs.toml").write_text("[[jobs]]\ntitle = 'a'\ndataset = 'cats'\n")
-    assert "--epochs cannot be given beside jobs.toml" in refused(capsys, "jobs.toml")
+    assert "--epochs cannot be combined with jobs.toml" in refused(capsys, "jobs.toml")
 
 
 def test_a_jobs_file_is_known_by_what_it_has(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +104,30 @@ def test_without_an_offer_the_nearest_is_shown_with_its_option(capsys: pytest.Ca
     out, err = capsys.readouterr()
     assert "The nearest: RTX 4090 at $0.35 an hour" in out
     assert "hint: Pay more: `--max-price 0.35`" in err
+
+
+def test_the_price_that_is_suggested_takes_the_nearest_offer(
+    account: Account, capsys: pytest.CaptureFixture[str]
+) -> None:
+    account.offers = [offer_row(101, "RTX 4090", 1, 0.4512, gpu_ram=24_564)]
+    told = refused(capsys, "cats", "--max-price", "0.45", "--dry-run", code=3)
+    assert "hint: Pay more: `--max-price 0.46`" in told
+    assert [offer["id"] for offer in plan(capsys, "cats", "--max-price", "0.46")["offers"]] == ["101"]
+
+
+def test_every_box_of_a_launch_with_both_tasks_downloads_the_models_of_both(
+    account: Account, capsys: pytest.CaptureFixture[str]
+) -> None:
+    account.offers = [offer_row(101, "RTX 4090", 1, 0.40, gpu_ram=24_564, inet_down=800.0, inet_down_cost=0.01)]
+    Path("jobs.toml").write_text(
+        "[[jobs]]\ndataset = 'cats'\n[[jobs]]\ndataset = 'dogs'\noptions = ['--task', 'i2v']\n"
+    )
+    [found] = plan(capsys, "jobs.toml")["offers"]
+    # The VAE and the text encoder of 11.65 GB are the same for both tasks; each has two experts of 28.6 GB.
+    assert found["prepare_seconds"] == pytest.approx(126.05e9 / 100e6, abs=1)
+    assert found["traffic"] == pytest.approx(1.26, abs=0.03)
+    assert run(["launch", "jobs.toml", "--dry-run"]) == 0
+    assert "126 GB of models for each box, about 21 min on the first offer" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -112,7 +153,7 @@ def test_without_an_offer_the_bound_that_is_too_low_is_named(
         (["cats", "--max-price", "cheap"], "must be a number of dollars"),
         (["cats", "--budget", "-1"], "must be more than 0"),
         (["cats", "--boxes", "0"], "--boxes 0 cannot be rented"),
-        (["cats", "--max-hours", "nan"], "--max-hours nan is not a time"),
+        (["cats", "--max-hours", "nan"], "--max-hours nan is out of range"),
         (["cats", "--on", "mars"], "--on mars is unsupported"),
         (["cats", "dogs", "--title", "x"], "--title names one LoRA"),
         (["cats", "--title", "a/b"], "title"),
@@ -133,7 +174,10 @@ def test_what_cannot_be_meant_is_refused(capsys: pytest.CaptureFixture[str], wor
     [
         ("[[jobs]\n", "is not TOML"),
         ("[[jobs]]\ntitle = 'a'\n", "dataset is missing"),
-        ("[[jobs]]\ntitle='a'\ndataset='cats'\n[[jobs]]\ntitle='A'\ndataset='dogs'\n", "the title A is that of jobs 1"),
+        (
+            "[[jobs]]\ntitle='a'\ndataset='cats'\n[[jobs]]\ntitle='A'\ndataset='dogs'\n",
+            "the title A is also used by jobs 1",
+        ),
         ("[[jobs]]\ndataset='cats'\noptions=['--epoch', '3']\n", "no such option: --epoch"),
         ("[[jobs]]\ndataset='cats'\noptions=['--upload', 'hf:me/x']\n", "no secret goes to a box"),
         ("[[jobs]]\ndataset='cats'\noptions=['--help']\n", "--help is given by the launch itself"),

@@ -107,7 +107,7 @@ def test_attach_carries_on_what_nobody_does(
     assert run(["launch", "attach"]) == code
     assert program.started == [directory.path.name]
     out, err = capsys.readouterr()
-    assert "Nobody carried out launch" in err
+    assert f"Launch {directory.path.name} was not running" in err
     assert f"cats: {state}" in out
 
 
@@ -146,7 +146,7 @@ def test_what_is_over_needs_no_program_and_no_key(
     monkeypatch.delenv("VAST_API_KEY")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert run(["launch", "stop"]) == 0
-    assert "is over already. Nothing of it is rented." in capsys.readouterr().err
+    assert "is already over. It has no rented boxes." in capsys.readouterr().err
     assert run(["launch", "attach"]) == 0
     assert run(["launch", "status", "--json"]) == 0
     assert json_lines(capsys.readouterr().out.splitlines()[-1])[0]["jobs"][0]["state"] == "done"
@@ -164,7 +164,7 @@ def test_a_launch_that_rented_nothing_ends_without_a_program_and_a_key(
     assert directory.read().is_over
     assert [job.state for job in directory.read().jobs] == [JobState.STOPPED]
     assert run(["launch", "attach"]) == 130
-    assert "nobody carries it out" not in capsys.readouterr().err
+    assert "not running" not in capsys.readouterr().err
     assert program.started == []
 
 
@@ -195,7 +195,7 @@ def test_every_command_ends_boxes_that_a_launch_left_and_names_launches_without_
     assert [box["id"] for box in account.boxes] == [2, 3, 4]
     assert f"Ended a forgotten box: 1, wt-{ended.path.name}-001, $0.50/h" in said
     assert "To end it: wan-train launch reap 0123abcd" in said
-    assert f"Launch {alone.path.name} is not over, and nobody carries it out" in said
+    assert f"Launch {alone.path.name} is unfinished and not running" in said
     assert program.started == []
 
 
@@ -204,7 +204,9 @@ def test_boxes_of_another_computer_end_only_by_their_name(
 ) -> None:
     account.boxes = [box_row(4, "wt-0123abcd-001"), box_row(5, "wt-0123abcd-002"), box_row(6, "wt-89abcdef-001")]
     assert run(["launch", "reap", "--json"]) == 0
-    [line] = json_lines(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    [line] = json_lines(out)
+    assert "elsewhere" not in err
     assert (line["ended"], len(line["others"])) == ([], 3)
     assert run(["launch", "reap", "0123abcd"]) == 2
     assert "without a terminal, --yes is required" in capsys.readouterr().err
@@ -242,8 +244,34 @@ def test_a_damaged_record_names_what_is_left_to_do(program: Program, capsys: pyt
     directory.record.write_text("{")
     assert run(["launch", "status"]) == 3
     said = capsys.readouterr().err
-    assert "https://cloud.vast.ai/instances/" in said
+    assert "If it was on Vast, see its boxes at https://cloud.vast.ai/instances/" in said
     assert f"`wan-train launch reap {directory.path.name}`" in said
+    for infra, told in (("vast", "See its boxes at https://cloud.vast.ai"), ("runpod", "in the console of runpod")):
+        directory = launched(wants=Wants(max_hours=12, infra=infra))
+        directory.record.write_text(directory.record.read_text()[:-20])
+        assert run(["launch", "status", directory.path.name]) == 3
+        said = capsys.readouterr().err
+        assert told in said
+        assert ("launch reap" in said) == (infra == "vast")
+    assert program.started == []
+
+
+def test_a_launch_elsewhere_needs_no_key_of_vast(
+    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    elsewhere = launched(wants=Wants(max_hours=12, infra="runpod"))
+    with monkeypatch.context() as without:
+        without.delenv("VAST_API_KEY")
+        without.setenv("HOME", str(tmp_path))
+        assert run(["launch", "status", elsewhere.path.name]) == 0
+        said = capsys.readouterr().err
+        assert "Vast" not in said
+        assert f"wan-train launch attach {elsewhere.path.name}" in said
+        launched()
+        assert run(["launch", "status", elsewhere.path.name]) == 0
+        assert "Could not look for leftover boxes: no Vast.ai key was found" in capsys.readouterr().err
+    assert run(["launch", "reap"]) == 0
+    assert "Looking at Vast only. For leftover boxes elsewhere see the console of runpod." in capsys.readouterr().err
     assert program.started == []
 
 
@@ -260,7 +288,7 @@ def test_without_credit_or_room_at_home_nothing_is_rented(
     with monkeypatch.context() as full:
         full.setattr(shutil, "disk_usage", lambda _: usage)
         assert run(["launch", "cats", "--yes"]) == 3
-    assert "8.6 GB come home to" in capsys.readouterr().err
+    assert "the results need 8.6 GB in" in capsys.readouterr().err
     account.credit = 0.2
     assert run(["launch", "cats", "--yes"]) == 3
     assert "your credit at Vast.ai is $0.20, an hour costs $0.35" in capsys.readouterr().err
@@ -272,7 +300,7 @@ def test_two_launches_at_once_know_of_each_other(program: Program, capsys: pytes
     directory = launched()
     with directory.held():
         assert run(["launch", "cats", "--dry-run"]) == 0
-    assert f"Launch {directory.path.name} is going on too, with 1 box." in capsys.readouterr().err
+    assert f"Launch {directory.path.name} is also running, with 1 box." in capsys.readouterr().err
     assert program.started == []
 
 

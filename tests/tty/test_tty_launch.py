@@ -23,7 +23,7 @@ def account() -> Iterator[Account]:
     with vast_account() as found:
         found.offers = [
             offer_row(101, "RTX 4090", 1, 0.42, gpu_ram=24_564),
-            offer_row(102, "RTX 4090", 1, 0.35, gpu_ram=24_564),
+            offer_row(102, "RTX 4090", 1, 0.3512, gpu_ram=24_564),
             offer_row(103, "RTX 5090", 2, 1.30),
         ]
         yield found
@@ -51,7 +51,7 @@ def test_what_is_missing_is_asked_and_nothing_is_rented_without_a_yes(
     screen.sees("interruptible, from $0.21 an hour")
     screen.types("d")
     screen.answers("Most dollars an hour", "0.2")
-    screen.shows(lambda lines: "  the lowest offer is $0.35" in lines)
+    screen.shows(lambda lines: "  the lowest offer needs $0.36" in lines)
     screen.types("\x7f" * 3 + "0.40" + ENTER)
     lines = screen.shows(lambda lines: any("Rent and train?" in line for line in lines))
     assert any("blackcat (" in line for line in lines)

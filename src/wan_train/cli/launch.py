@@ -27,14 +27,14 @@ from wan_train.cli.launches import look_around, say_others_going
 from wan_train.cli.notify import keep_addresses
 from wan_train.cli.output import Result, Sink
 from wan_train.launch import background
-from wan_train.launch.bounds import bounded, default_hours
+from wan_train.launch.bounds import bounded, rounded_up
 from wan_train.launch.history import read_history
 from wan_train.launch.infra import HELP, VAST, variables_of
 from wan_train.launch.jobs import Ready, disk_gb, prepare
 from wan_train.launch.launch_directory import LaunchDirectory, new
 from wan_train.launch.market import KEY_VARIABLE, Market, VastMarket
 from wan_train.launch.model import Launch, Wants
-from wan_train.launch.offers import Choice, Unfit, choose
+from wan_train.launch.offers import Choice, Priced, Unfit, choose, priced_on
 from wan_train.launch.sky_home import INSTALLED_BYTES, PROGRAMS, folder_of, is_made, make, missing_programs
 from wan_train.launch.sky_market import SkyMarket
 from wan_train.provision import engine_file
@@ -80,7 +80,7 @@ def _planned(call: Call, wants: Wants, market: Market) -> tuple[LaunchPlan, Resu
         wants, choice = ask_where(call, wants, search, partial(_show_offers, sink=sink, wants=wants))
     else:
         choice = search(wants)
-    plan = _plan(call, market, wants, ready, choice)
+    plan = _plan(call, search, wants, choice)
     most = MOST_OFFERS if dry_run else SHOWN_OFFERS
     shown = Result(
         data=lambda: plan_json(plan),
@@ -137,7 +137,7 @@ def _require_disk(plan: LaunchPlan, runs: Path) -> None:
     free = shutil.disk_usage(existing_parent(runs)).free
     if free < need:
         raise NotReadyError(
-            f"nothing was rented: {file_size(need)} come home to {runs}, and {file_size(free)} are free there",
+            f"nothing was rented: the results need {file_size(need)} in {runs}, but only {file_size(free)} are free",
             hint="Free some disk space: `wan-train clean`\nOr choose another place: `--runs-dir DIR`",
         )
 
@@ -234,21 +234,27 @@ class _Search:
             avoided=history.avoided,
         )
 
+    def of_each_job(self, wants: Wants, choice: Choice) -> tuple[Priced | None, ...]:
+        """Every job as the first one on the best offer; None if no offer fits."""
+        if not choice.fit:
+            return (None,) * len(self.ready)
+        speeds, history = read_speeds(self.runs), read_history(self.runs, time.time())
+        offer = choice.fit[0].offer
+        return tuple(priced_on(offer, wants, ready.work, speeds, history.set_up_seconds) for ready in self.ready)
+
 
 def _show_offers(choice: Choice, *, sink: Sink, wants: Wants) -> None:
     sink.show(Screenful(lambda _: offer_lines(choice, wants)))
 
 
-def _plan(call: Call, market: Market, wants: Wants, ready: Sequence[Ready], choice: Choice) -> LaunchPlan:
+def _plan(call: Call, search: _Search, wants: Wants, choice: Choice) -> LaunchPlan:
     """The plan with every limit set, and the account's credit."""
-    if not wants.max_hours:
-        wants = replace(wants, max_hours=default_hours(choice, len(ready), wants.boxes))
     sky = folder_of(wants.infra)
     return LaunchPlan(
-        jobs=ready,
-        wants=bounded(wants, choice, len(ready)),
+        jobs=search.ready,
+        wants=bounded(wants, choice, search.of_each_job(wants, choice)),
         choice=choice,
-        credit=_credit(market),
+        credit=_credit(search.market),
         runs=str(call.settings.runs),
         fetches=None if is_made(sky, wants.infra) else str(sky),
     )
@@ -260,7 +266,7 @@ def _require_credit(plan: LaunchPlan) -> None:
     if plan.credit is not None and plan.credit < hour:
         raise NotReadyError(
             f"nothing was rented: your credit at Vast.ai is {dollars(plan.credit)}, an hour costs {dollars(hour)}",
-            hint="Add credit: https://cloud.vast.ai/billing/.",
+            hint="Add credit: https://cloud.vast.ai/billing/\nThen try again.",
         )
 
 
@@ -274,7 +280,7 @@ def _credit(market: Market) -> float | None:
 def _no_offer(choice: Choice, wants: Wants) -> WanTrainError:
     hints = []
     if choice.nearest is not None:
-        hints.append(f"Pay more: `--max-price {choice.nearest.offer.per_hour:.2f}`")
+        hints.append(f"Pay more: `--max-price {rounded_up(choice.nearest.offer.per_hour):.2f}`")
     if any(reason == Unfit.BUDGET for reason, _ in choice.unfit):
         hints.append("Raise the budget: it must pay for the downloads of a box too.")
     if not choice.unfit and wants.bid is not None:

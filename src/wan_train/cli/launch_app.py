@@ -53,7 +53,7 @@ def launch(call: Call) -> Result:
 
 @register_in(launch_app, path="launch attach", name="attach")
 def launch_attach(call: Call) -> Result:
-    """Watch a launch, and carry it on where nobody does.
+    """Watch a launch; continue it if it is not running.
 
     Example: wan-train launch attach
 
@@ -81,7 +81,7 @@ def launch_stop(call: Call) -> Result:
 
     Example: wan-train launch stop
 
-    With --now the boxes are destroyed at once, and what is not home is lost.
+    With --now the boxes are destroyed at once, and results not home yet are lost.
     """
     from wan_train.cli.launches import stop as run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from typing import Any
 
 from wan_train.base.errors import BadInputError
@@ -78,8 +79,16 @@ def _call(words: Sequence[str], passthrough: tuple[str, ...]) -> Call:
         if problem is None:
             raise
         raise problem from None
-    typed = {name: value for name, value in parsed.params.items() if _is_typed(parsed, name)}
+    values = {option.name: _value(option, parsed.params[option.name]) for option in options_of(_COMMAND)}
+    typed = {name: value for name, value in values.items() if _is_typed(parsed, name)}
     return Call(_COMMAND, typed, Invocation(passthrough=passthrough))
+
+
+def _value(option: Option[Any], value: Any) -> Any:  # noqa: ANN401  of the option's own type
+    """A parsed value as the command gets it: Typer turns words into members of an enumeration only when it calls it."""
+    if isinstance(value, str) and issubclass(option.kind, Enum):
+        return option.kind(value)
+    return value
 
 
 def _is_typed(parsed: Any, name: str) -> bool:  # noqa: ANN401  a type of Typer's own parsing library

@@ -48,9 +48,7 @@ def wants_of(call: Call) -> Wants:
         raise BadInputError(f"--boxes {boxes} cannot be rented", hint=f"Use a number from 1 to {_MOST_BOXES:,}.")
     hours = call.get(options.LAUNCH_MAX_HOURS)
     if hours is not None and not 0.5 <= hours <= MOST_HOURS:  # also refuses nan
-        raise BadInputError(
-            f"--max-hours {hours:g} is not a time that can be kept", hint=f"Use hours, 0.5 to {MOST_HOURS:,.0f}."
-        )
+        raise BadInputError(f"--max-hours {hours:g} is out of range", hint=f"Use hours from 0.5 to {MOST_HOURS:,.0f}.")
     gpus = call.get(options.GPU)
     try:
         kinds = parse_gpus(gpus) if gpus is not None else ()
@@ -184,7 +182,7 @@ def _of_file(call: Call, file: Path) -> tuple[JobRequest, ...]:
     words = [word for word in train_options(call) if word.startswith("--")]
     if given or words:
         raise BadInputError(
-            f"{', '.join([*given, *words])} cannot be given beside {file.name}",
+            f"{', '.join([*given, *words])} cannot be combined with {file.name}",
             hint=f"Write it into {file.name}: a job, or [defaults] for all, may have options = ['--epochs', '50'].",
         )
     author = call.get(options.AUTHOR)

@@ -20,6 +20,7 @@ from wan_train.cli.call import Call
 from wan_train.cli.launch_watch import carry_on, finished, show_launch, watch_launch
 from wan_train.cli.output import Result, Sink
 from wan_train.launch import reap as reaping
+from wan_train.launch.infra import VAST
 from wan_train.launch.last_seen import read_last_seen
 from wan_train.launch.launch_directory import LaunchDirectory, all_launches, directory_of, find, launch_of
 from wan_train.launch.market import Listed, VastMarket
@@ -29,6 +30,7 @@ from wan_train.views.formatting import dollars_per_hour
 from wan_train.views.launch import launch_json
 
 _ID = re.compile(r"[0-9a-f]{8}")
+_INFRA = re.compile(r'"infra": ?"([a-z0-9-]{1,40})"')
 _FOLLOW_SECONDS = 0.5
 _MOST_BYTES = 1_000_000
 
@@ -41,7 +43,7 @@ def attach(call: Call) -> Result:
     if launch.is_over:
         return finished(directory, launch)
     if not directory.is_held:
-        call.sink.note(f"Nobody carried out launch {launch.id}: it continues now.")
+        call.sink.note(f"Launch {launch.id} was not running. It continues now.")
         carry_on(directory, call.settings, call.sink)
     return watch_launch(directory, call.settings, call.sink)
 
@@ -53,7 +55,7 @@ def status(call: Call) -> Result:
     look_around(call)
 
     def text(sink: Sink) -> None:
-        held = "carried out now" if directory.is_held else "carried out by nobody"
+        held = "running" if directory.is_held else "not running"
         sink.line(f"Launch {launch.id}: {'over' if launch.is_over else held}")
         show_launch(directory, launch, sink)
 
@@ -67,7 +69,7 @@ def stop(call: Call) -> Result:
     launch = _read(directory)
     look_around(call, besides=directory)
     if launch.is_over:
-        sink.note(f"Launch {launch.id} is over already. Nothing of it is rented.")
+        sink.note(f"Launch {launch.id} is already over. It has no rented boxes.")
         return Result(data=lambda: launch_json(launch, time.time(), read_last_seen(directory)))
     directory.ask(Halt.NOW if now else Halt.SAVE)
     if not any(launch.living) and (ended := _ended_here(directory)) is not None:
@@ -118,8 +120,12 @@ def reap(call: Call) -> Result:
     name = call.get(options.REAPED)
     if name is not None and not _ID.fullmatch(name):
         raise BadInputError(
-            f"{one_line(name)!r} is not the ID of a launch", hint="It has 8 digits: a box wt-ID-001 is of launch ID."
+            f"{one_line(name)!r} is not the ID of a launch",
+            hint="An ID has 8 characters, 0-9 and a-f: the box wt-ID-001 belongs to launch ID.",
         )
+    elsewhere = [infra for infra in reaping.infras(call.settings.runs) if infra != VAST]
+    if elsewhere:
+        call.sink.note(f"Looking at Vast only. For leftover boxes elsewhere see the console of {', '.join(elsewhere)}.")
     market = VastMarket.of(os.environ, Path.home(), call.settings.vast_url)
     ended: list[Listed] = []
     try:
@@ -160,9 +166,9 @@ def look_around(call: Call, *, besides: LaunchDirectory | None = None) -> None:
         market = VastMarket.of(os.environ, Path.home(), call.settings.vast_url)
         strays = reaping.end_strays(_impatient(market), call.settings.runs)
     except (NotReadyError, VastError) as error:
-        unattended = [each for each in reaping.unattended(call.settings.runs) if each != besides]
-        if unattended:
-            call.sink.note(f"Boxes left behind were not looked for: {one_line(str(error))}")
+        unattended = reaping.unattended(call.settings.runs)
+        if any(launch.wants.infra == VAST for each, launch in unattended.items() if each != besides):
+            call.sink.note(f"Could not look for leftover boxes: {one_line(str(error))}")
     else:
         for each in strays:
             if each.is_ours:
@@ -177,7 +183,7 @@ def say_others_going(call: Call) -> None:
         launch: Launch | None = codec.read(directory.record, Launch)
         if launch is not None and not launch.is_over and directory.is_held:
             boxes = count(sum(1 for _ in launch.living), "box", "boxes")
-            call.sink.note(f"Launch {launch.id} is going on too, with {boxes}.")
+            call.sink.note(f"Launch {launch.id} is also running, with {boxes}.")
 
 
 def _impatient(market: VastMarket) -> VastMarket:
@@ -191,7 +197,7 @@ def _say_unattended(call: Call, besides: LaunchDirectory | None) -> None:
     for directory in reaping.unattended(call.settings.runs):
         if directory != besides:
             name = directory.path.name
-            call.sink.note(f"Launch {name} is not over, and nobody carries it out. Continue it:")
+            call.sink.note(f"Launch {name} is unfinished and not running. Continue it:")
             call.sink.note(f"  wan-train launch attach {name}")
 
 
@@ -208,7 +214,7 @@ def _end_of(call: Call, market: VastMarket, name: str) -> list[Listed]:
     boxes = [box for box in market.boxes() if launch_of(box.label) == name]
     if reaping.is_living(directory_of(call.settings.runs, name)):
         raise BadInputError(
-            f"launch {name} is of this computer, and not over",
+            f"launch {name} belongs to this computer and is not over",
             hint=f"End it, results first: `wan-train launch stop {name}`",
         )
     if not boxes:
@@ -218,7 +224,7 @@ def _end_of(call: Call, market: VastMarket, name: str) -> list[Listed]:
         for box in boxes:
             call.sink.note(f"Box {_named(box)}: {box.said}")
         call.sink.require_person("nothing was ended", "Add --yes.")
-        if not questions.confirm("End them? What is only on them is lost.", default=False):
+        if not questions.confirm("End them? Results that are only on them are lost.", default=False):
             call.sink.note("Nothing was ended.")
             return []
     for box in boxes:
@@ -241,9 +247,20 @@ def _read(directory: LaunchDirectory) -> Launch:
     except CorruptRecordError as error:
         raise NotReadyError(
             f"the record of launch {directory.path.name} is damaged: {one_line(error.message)}",
-            hint=f"See its boxes at https://cloud.vast.ai/instances/\n"
-            f"To end them: `wan-train launch reap {directory.path.name}`",
+            hint=_about_boxes(directory),
         ) from None
+
+
+def _about_boxes(directory: LaunchDirectory) -> str:
+    """How to see and end the boxes of a launch whose record is damaged. Often its infrastructure can still be read."""
+    try:
+        found = _INFRA.search(directory.record.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        found = None
+    if found is not None and found[1] != VAST:
+        return f"See its boxes in the console of {found[1]}, and end them there."
+    where = "See its boxes" if found is not None else "If it was on Vast, see its boxes"
+    return f"{where} at https://cloud.vast.ai/instances/\nTo end them: `wan-train launch reap {directory.path.name}`"
 
 
 def _lines(directory: LaunchDirectory, *, follow: bool) -> Iterator[str]:

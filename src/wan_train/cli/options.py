@@ -122,7 +122,7 @@ LAUNCH = Option(
 REAPED = replace(
     LAUNCH,
     commands="launch reap",
-    help="Also end the boxes of this launch, which another computer may care for.",
+    help="Also end the boxes of this launch, even if another computer manages it.",
     shown="boxes that launches of this computer left",
     completion=None,
 )
@@ -275,7 +275,7 @@ SPOT = Option(
     bool,
     "--spot",
     "launch",
-    "An interruptible box: cheaper; whoever bids more takes it.",
+    "An interruptible box: cheaper; a higher bid takes it away.",
     more="The training is then resumed on another box. See [launch](launch.md#what-happens-to-a-job).",
     group=_RENT,
 )
@@ -293,7 +293,7 @@ LAUNCH_MAX_HOURS = Option(
     float,
     "--max-hours",
     "launch",
-    "Hours that a box may exist; then results come home and all end.",
+    "Maximum hours of a box; then results come home and all boxes end.",
     metavar="N",
     group=_RENT,
     shown="12 for each LoRA of a box",
@@ -302,7 +302,7 @@ LAUNCH_BUDGET = Option(
     str,
     "--budget",
     "launch",
-    "Dollars for the whole launch; then results come home and all end.",
+    "Maximum dollars for the launch; then results come home and all boxes end.",
     metavar="DOLLARS",
     group=_RENT,
     shown="boxes x hours x price, and the traffic",
@@ -311,7 +311,7 @@ ON = Option(
     str,
     "--on",
     "launch",
-    "Who rents the boxes out: vast, runpod, lambda, aws, gcp, kubernetes and others.",
+    "Provider: vast, runpod, lambda, aws, gcp, kubernetes and others.",
     metavar="INFRA",
     group=_RENT,
     default="vast",
@@ -699,7 +699,7 @@ STEP = Option(
 FOLLOW = Option(bool, "--follow -f", "logs", "Keep printing until the run is over.")
 FOLLOW_LAUNCH = replace(FOLLOW, commands="launch logs", help="Continue until the launch is over.")
 NOW = Option(bool, "--now", "stop", "Do not wait for the next checkpoint.")
-LAUNCH_NOW = replace(NOW, commands="launch stop", help="Destroy the boxes at once; what is not home is lost.")
+LAUNCH_NOW = replace(NOW, commands="launch stop", help="Destroy the boxes at once; results not home yet are lost.")
 OLDER_THAN = Option(
     float,
     "--older-than",

@@ -108,7 +108,7 @@ def ask_spot(price: float, spot: float) -> bool:
     """Whether to rent an interruptible box; both prices are the lowest dollars an hour."""
     keys = {"d": f"on demand, from {dollars(price)} an hour", "i": f"interruptible, from {dollars(spot)} an hour"}
     below = [f"  {key}  {text}" for key, text in keys.items()]
-    below[1] += "; whoever bids more takes it"
+    below[1] += "; a higher bid takes it away"
     return _answer(lambda: _choose("On demand or interruptible? (D/i)", keys, "d", below=below)) == "i"
 
 
@@ -198,11 +198,13 @@ def _gpus_problem(kinds: Sequence[GpuWant], answer: str) -> str | None:
 
 
 def _price_problem(least: float, answer: str) -> str | None:
+    from wan_train.launch.bounds import rounded_up
+
     try:
         price = parse_dollars(answer)
     except ValueError as error:
         return str(error)
-    return f"the lowest offer is {dollars(least)}" if price < least else None
+    return f"the lowest offer needs {dollars(rounded_up(least))}" if price < least else None
 
 
 def recall() -> LastAnswers | None:

@@ -22,7 +22,7 @@ from wan_train.launch.jobs import shipment_of_job
 from wan_train.launch.launch_directory import box_name
 from wan_train.launch.market import Market, Power
 from wan_train.launch.model import Address, Box, Job, JobState, Launch, Wants
-from wan_train.launch.offers import choose
+from wan_train.launch.offers import choose, models_bytes
 from wan_train.launch.remote import JobError, Remote, Training, WrongBoxError, tree_bytes
 from wan_train.launch.shipment import Shipment
 from wan_train.launch.ssh import RemoteError, UnreachableError
@@ -117,7 +117,7 @@ class ActionRunner:
                 return Done(action=action, received=received)
             case Do.PROVISION:
                 self._provision(box, launch.wants.tasks)
-                return Done(action=action, received=launch.models_bytes)
+                return Done(action=action, received=models_bytes(launch.wants.tasks))
             case Do.DESTROY:
                 self._destroy(box)
             case Do.SEND | Do.WAKE | Do.WATCH | Do.FETCH | Do.BRING:
@@ -183,11 +183,11 @@ class ActionRunner:
         name = box_name(launch.id, len(launch.boxes) + 1)
         if not choice.fit:
             reasons = ", ".join(f"{number} {reason}" for reason, number in choice.unfit)
-            return Found(name=name, why=f"none is what was wanted{f' ({reasons})' if reasons else ''}")
+            return Found(name=name, why=f"no offer matches{f' ({reasons})' if reasons else ''}")
         best = choice.fit[0].offer
         credit = self.market.credit()
         if credit is not None and credit < best.per_hour:
-            why = f"the account has {dollars(credit)}, and an hour of the best costs {dollars(best.per_hour)}"
+            why = f"the account has {dollars(credit)}, but an hour of the best offer costs {dollars(best.per_hour)}"
             return Found(name=name, why=why, credit=credit)
         return Found(name=name, offer=best, credit=credit)
 
@@ -202,7 +202,7 @@ class ActionRunner:
             most = box.offer.per_hour * _PRICE_ABOVE
             if listed.is_of(box.name) and listed.per_hour is not None and listed.per_hour > most:
                 asked, offered = dollars(listed.per_hour), dollars(box.offer.per_hour)
-                raise WrongBoxError(f"it costs {asked} an hour, and {offered} were offered")
+                raise WrongBoxError(f"it costs {asked} an hour, but {offered} was offered")
 
     def _provision(self, box: Box, tasks: Sequence[str]) -> None:
         """Wait until the box is ready. The set-up on it continues even if the connection breaks."""
@@ -255,7 +255,7 @@ class ActionRunner:
             return Done(action=action, home=job.home, received=shipment.bytes + tree_bytes(job.home))
         home = self.runs / self.remote.start(address, job, shipment, wants)
         if home != job.home and home.exists():
-            raise JobError(f"{home} is there already, and is another run")
+            raise JobError(f"{home} already exists and belongs to another run")
         return Done(action=action, home=home, received=shipment.bytes)
 
     def _destroy(self, box: Box) -> None:

@@ -117,12 +117,12 @@ def _seen(runner: ActionRunner) -> LastSeen:
     return LastSeen(jobs=jobs, searching=runner.searching)
 
 
-def _notify(launch: Launch) -> None:
+def _notify(launch: Launch, *, is_swept: bool) -> None:
     """Notify the services in the settings file that the launch is over. A failed message changes nothing."""
     try:
         targets = read_targets(resolve(flags={}).notify)
         if targets:
-            for outcome in send_now(end_message(launch, time.time()), targets):
+            for outcome in send_now(end_message(launch, time.time(), is_swept=is_swept), targets):
                 log.info("message to %s: %s", outcome.target, outcome.why or outcome.mark)
     except WanTrainError as error:
         log.warning("no message was sent: %s", error.message)
@@ -133,10 +133,10 @@ def main(path: str) -> ExitCode:
     directory = LaunchDirectory(Path(path))
     try:
         with open_runner(directory, resolve(flags={}), log.info) as runner:
-            launch = carry_out(
+            launch, is_swept = carry_out(
                 directory, runner, SystemClock(), Reporter(directory, lambda: _seen(runner), directory.read()).changed
             )
-            _notify(launch)
+            _notify(launch, is_swept=is_swept)
     except BlockingIOError:
         log.info("another program carries it out")
     except WanTrainError as error:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from wan_train.base.text import one_line
-from wan_train.base.units import GB
+from wan_train.base.units import GB, count
 from wan_train.launch.gpu_names import same_card
 from wan_train.launch.model import Offer, Wants
 from wan_train.launch.offers import LEAST_MBPS, driver_for
@@ -85,25 +85,25 @@ def wrong_with(answer: str, offer: Offer, wants: Wants) -> str | None:
     """Return what is wrong with a box by `df -Pk`, its memory and `nvidia-smi`; None if it is what was rented."""
     lines = [line for line in answer.splitlines() if line.strip()]
     if not lines:
-        return "it does not say what it is"
+        return "it reported no hardware"
     disk, rows = lines[0].split(), [[part.strip() for part in line.split(",")] for line in lines[1:]]
     # Count from the right: a device name may have spaces.
     free = int(disk[-3]) * 1024 / GB if len(disk) >= 6 and disk[-3].isdecimal() else None
     cards = [row for row in rows if len(row) == 3]
     if len(cards) != offer.gpus:
-        return f"it has {len(cards)} GPUs, and {offer.gpus} were rented"
+        return f"it has {count(len(cards), 'GPU')}, but {offer.gpus} {'was' if offer.gpus == 1 else 'were'} rented"
     least = driver_for(offer, wants)
     for card, _, driver in cards:
         if not same_card(offer.gpu, card):
-            return f"its GPU is {one_line(card, 60)}, and {offer.gpu} was rented"
+            return f"its GPU is {one_line(card, 60)}, but {offer.gpu} was rented"
         if (driver_version(driver) or least) < least:
-            return f"its driver is {one_line(driver, 20)}, and {'.'.join(map(str, least))} or newer is needed"
+            return f"its driver is {one_line(driver, 20)}, but {'.'.join(map(str, least))} or newer is needed"
     if free is not None and free < wants.disk_gb * 0.8:
-        return f"its disk has {free:.0f} GB free, and {wants.disk_gb:.0f} GB were rented"
+        return f"its disk has {free:.0f} GB free, but {wants.disk_gb:.0f} GB were rented"
     ram = _ram(lines)
     # `wan-train provision` on the box decides whether little RAM is enough for its card.
     if ram is not None and offer.ram_bytes is not None and ram < min(LOAD_BYTES, offer.ram_bytes / 2):
-        return f"its RAM is {ram / GB:.0f} GB, and {offer.ram_bytes / GB:.0f} GB were offered"
+        return f"its RAM is {ram / GB:.0f} GB, but {offer.ram_bytes / GB:.0f} GB were offered"
     return None
 
 
@@ -126,7 +126,7 @@ def wrong_with_line(answer: str, offer: Offer) -> str | None:
     mbps = came * 8 / 1e6 / max(seconds, 0.001)
     offered = offer.down_mbps if offer.down_mbps is not None else LEAST_MBPS
     if mbps < min(offered, _FAST_MBPS) / _FAR_BELOW:
-        return f"its line brings {mbps:.0f} Mbit/s, and {offered:.0f} were offered"
+        return f"its download speed is {mbps:.0f} Mbit/s, but {offered:.0f} Mbit/s were offered"
     return None
 
 

@@ -285,8 +285,11 @@ def _began(launch: Launch, box: Box, listed: Sequence[Listed], now: float) -> La
 
 def carry_out(
     directory: LaunchDirectory, runner: ActionRunner, clock: Clock, changed: Callable[[Launch], None]
-) -> Launch:
-    """Carry out a launch to its end. Raises BlockingIOError when another program does."""
+) -> tuple[Launch, bool]:
+    """Carry out a launch to its end. Return its record, and whether the provider's list then had no box of it.
+
+    Raises BlockingIOError when another program carries it out.
+    """
     # Renting or provisioning may occupy a thread for hours. The spare threads keep other boxes watched.
     threads = directory.read().wants.boxes + MORE_AT_ONCE
     with directory.held(), ThreadPoolExecutor(threads, thread_name_prefix="step") as pool:
@@ -304,7 +307,8 @@ def carry_out(
             controller.sweep()
         except VastError as error:
             log.warning("the last look at the list of boxes: %s", error)
-        return controller.launch
+            return controller.launch, False
+        return controller.launch, True
 
 
 def _submit(pool: ThreadPoolExecutor, step: Callable[[], None]) -> None:

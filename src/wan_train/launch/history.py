@@ -11,7 +11,7 @@ from wan_train.base import codec
 from wan_train.launch.infra import VAST
 from wan_train.launch.launch_directory import all_launches
 from wan_train.launch.model import Launch
-from wan_train.launch.offers import MEGABIT
+from wan_train.launch.offers import MEGABIT, models_bytes
 
 AVOIDED_SECONDS = 30 * 86400.0
 """A wrong or faulty machine may be rented again after this long: it may have been repaired."""
@@ -42,7 +42,7 @@ def history_of(launches: Iterable[Launch], now: float) -> History:
         for box in launch.boxes:
             line = box.offer.down_mbps
             if box.ready is not None and line:
-                set_ups.append(max(0.0, box.ready - box.began - launch.models_bytes / (line * MEGABIT)))
+                set_ups.append(max(0.0, box.ready - box.began - models_bytes(launch.wants.tasks) / (line * MEGABIT)))
             # A box that never answered was not checked: another user may have rented it first. Outside Vast an offer
             # is a kind of box, not a machine.
             is_machine = launch.wants.infra == VAST

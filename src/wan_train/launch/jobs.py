@@ -18,14 +18,15 @@ from wan_train.dataset.layout import DatasetSummary, summary
 from wan_train.dataset.model import GUIDE_READING, DatasetOverrides, Inventory
 from wan_train.dataset.resolve import resolve_dataset
 from wan_train.dataset.scan import check as check_dataset
-from wan_train.engine import traits
+from wan_train.engine import capabilities, traits
 from wan_train.launch.model import Job, Part, Work
+from wan_train.launch.offers import models_bytes
 from wan_train.launch.shipment import Shipment, shipment_of
-from wan_train.provision.models import wanted
 from wan_train.recipe import load as recipes
 from wan_train.recipe.model import Recipe
 from wan_train.recipe.terms import EngineKind, Task
 from wan_train.run.disk import disk_need
+from wan_train.run.end_epochs import planned_ends
 from wan_train.run.speeds import batch_cost, settings_text
 from wan_train.run.titles import problem_with_author, problem_with_title
 
@@ -232,7 +233,7 @@ def prepare(
             continue
         other = titles.get(ready.job.title.casefold())
         if other is not None:
-            problems.append(f"{request.where}: the title {one_line(ready.job.title)} is that of {other} too")
+            problems.append(f"{request.where}: the title {one_line(ready.job.title)} is also used by {other}")
         titles[ready.job.title.casefold()] = request.where
         found.append(ready)
     if problems:
@@ -269,7 +270,12 @@ def _ready(request: JobRequest, read_options: ReadOptions, problems: list[str], 
         return None
     options = (*(("--author", request.author) if request.author is not None else ()), *request.options)
     counted = summary(inventory, image_to_video=recipe.task is Task.I2V)
-    work = work_of(recipe, counted, shipment.bytes)
+    try:
+        ends = _ends(recipe, counted)
+    except BadInputError as error:
+        problems += [f"{request.where}: {line.strip()}" for line in error.message.split("\n")]
+        return None
+    work = work_of(recipe, counted, shipment.bytes, ends)
     job = Job(
         name=name,
         title=title,
@@ -336,19 +342,35 @@ def _unique(name: str, names: set[str]) -> str:
     return found
 
 
-def work_of(recipe: Recipe, counted: DatasetSummary, dataset_bytes: int) -> Work:
-    """The work of a job, as far as it is known without a box."""
+def _ends(recipe: Recipe, counted: DatasetSummary) -> Mapping[str, int]:
+    """The epoch after which each expert ends, of those with an earlier --until. Raises BadInputError.
+
+    The box may be able to read a video whose length is unknown here, and decides then.
+    """
+    if counted.batches_per_epoch is None:
+        return {}
+    return planned_ends(recipe, counted.batches_per_epoch, capabilities.stored(VERSION)).epochs
+
+
+def work_of(recipe: Recipe, counted: DatasetSummary, dataset_bytes: int, ends: Mapping[str, int]) -> Work:
+    """The work of a job, as far as it is known without a box. `ends` are earlier last epochs by expert."""
     batches = counted.batches_per_epoch or 0
-    need = disk_need(traits.traits_of(EngineKind.MUSUBI), recipe, counted.cache_bytes)
+    trainer = traits.traits_of(EngineKind.MUSUBI)
+    need = disk_need(trainer, recipe, counted.cache_bytes)
     return Work(
         trainer=f"{EngineKind.MUSUBI} {VERSION}",
         parts=tuple(
-            Part(settings=settings_text(spec.training), batches=batches, epochs=spec.training.max_train_epochs)
+            Part(
+                settings=settings_text(spec.training),
+                batches=batches,
+                epochs=ends.get(spec.expert.value, spec.training.max_train_epochs),
+                state_bytes=trainer.state_bytes(spec.training.network_dim),
+            )
             for spec in recipe.experts
         ),
         batch_cost=batch_cost(counted),
         items=counted.items_with_repeats or counted.files,
-        download_bytes=round(sum(model.gb for model in wanted([recipe.task])) * GB),
+        download_bytes=models_bytes((recipe.task.word,)),
         dataset_bytes=dataset_bytes,
         result_bytes=need.states + need.loras,
     )

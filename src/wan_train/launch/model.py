@@ -203,11 +203,14 @@ class Part:
     """As `run.speeds.settings_text` writes them."""
     batches: int
     epochs: int
+    """After how many epochs it ends."""
+    state_bytes: int = 0
+    """Bytes of one of its training states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a job's time depends on. `download_bytes` counts the model files that a new box fetches first."""
+    """What a job's time depends on. `download_bytes` counts the models of its task; a box gets those of all tasks."""
 
     trainer: str
     parts: tuple[Part, ...]
@@ -274,11 +277,6 @@ class Launch:
     def avoided(self) -> frozenset[str]:
         """Machines that were not what was rented, or failed."""
         return frozenset(box.offer.machine for box in self.boxes if box.blamed)
-
-    @property
-    def models_bytes(self) -> int:
-        """Most bytes that each box downloads before it is ready. Models that two tasks share count twice."""
-        return max((job.work.download_bytes for job in self.jobs if job.work), default=0) * len(self.wants.tasks)
 
     def job(self, name: str) -> Job:
         return next(job for job in self.jobs if job.name == name)

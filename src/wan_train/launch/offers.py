@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -13,6 +14,8 @@ from wan_train.launch.gpu_names import same_card
 from wan_train.launch.model import Offer, Part, Wants, Work
 from wan_train.provision.capacity import LOAD_BYTES
 from wan_train.provision.driver_checks import BLACKWELL_DRIVER, driver_version
+from wan_train.provision.models import wanted
+from wan_train.recipe.terms import Task
 from wan_train.run.plan import StepKind
 from wan_train.run.speeds import Key, Speed, expected
 
@@ -50,7 +53,9 @@ class Priced:
     offer: Offer
     prepare_seconds: float | None
     traffic: float = 0.0
-    """Dollars for what the first job downloads, sends and brings home."""
+    """Dollars for what the job downloads, is sent and brings home at its end."""
+    checkpoint_traffic: float = 0.0
+    """More dollars for checkpoints that come home while it trains; 0 if its time is unknown."""
     train_seconds: float | None = None
     measured: float | None = None
     """When the newest measurement used was made."""
@@ -60,20 +65,25 @@ class Priced:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds from renting until the first job is home."""
+        """Seconds from renting until the job is home."""
         if self.train_seconds is None or self.prepare_seconds is None:
             return None
         return self.prepare_seconds + self.train_seconds + self.home_seconds
 
     @property
     def least_cost(self) -> float:
-        """Dollars for everything but training: preparation, traffic and the way home."""
+        """Dollars for everything but training: preparation, its traffic and the way home."""
         return ((self.prepare_seconds or 0.0) + self.home_seconds) / 3600 * self.offer.per_hour + self.traffic
 
     @property
     def cost(self) -> float | None:
-        """Dollars for the first job on this box, traffic included. A second job finds the models there."""
-        return None if self.seconds is None else self.seconds / 3600 * self.offer.per_hour + self.traffic
+        """Dollars for the job as the first of this box, traffic included. A second job finds the models there."""
+        return None if self.seconds is None else self.seconds / 3600 * self.offer.per_hour + self.all_traffic
+
+    @property
+    def all_traffic(self) -> float:
+        """Dollars for all that goes to the box and comes from it, as far as it is known."""
+        return self.traffic + self.checkpoint_traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +106,7 @@ def choose(
     avoided: Collection[str] = (),
 ) -> Choice:
     """Filter and sort offers: first by the job's cost where it is known, then the others by price."""
-    priced = [priced_on(offer, work, speeds, set_up_seconds) for offer in offers]
+    priced = [priced_on(offer, wants, work, speeds, set_up_seconds) for offer in offers]
     why = {each.offer.id: unfit(each, wants, avoided=avoided) for each in priced}
     fit = sorted((each for each in priced if not why[each.offer.id]), key=_rank)
     dear = [each for each in priced if why[each.offer.id] == (Unfit.PRICE,)]
@@ -133,18 +143,27 @@ def driver_for(offer: Offer, wants: Wants) -> tuple[int, ...]:
     return max(wants.least_driver, BLACKWELL_DRIVER) if is_blackwell else wants.least_driver
 
 
-def priced_on(offer: Offer, work: Work | None, speeds: Sequence[Speed], set_up_seconds: float | None = None) -> Priced:
+@functools.cache
+def models_bytes(tasks: tuple[str, ...]) -> int:
+    """Bytes of the models that a box for these tasks downloads. A file that both tasks use counts once."""
+    return round(sum(model.gb for model in wanted([task for task in Task if task.word in tasks])) * GB)
+
+
+def priced_on(
+    offer: Offer, wants: Wants, work: Work | None, speeds: Sequence[Speed], set_up_seconds: float | None = None
+) -> Priced:
     """A job's time and cost on an offer, from measurements on the same kind of card.
 
     `set_up_seconds` is the time until a box is ready, without the download of the models.
     """
     if work is None:
         return Priced(offer=offer, prepare_seconds=None)
+    models = models_bytes(wants.tasks)
     prepare = None
     if offer.down_mbps:
         # The dataset comes over the same line. The laptop's own is often slower, but its speed is unknown here.
-        prepare = (work.download_bytes + work.dataset_bytes) / (offer.down_mbps * MEGABIT) + (set_up_seconds or 0.0)
-    traffic = (work.download_bytes + work.dataset_bytes) / GB * offer.per_gb_down
+        prepare = (models + work.dataset_bytes) / (offer.down_mbps * MEGABIT) + (set_up_seconds or 0.0)
+    traffic = (models + work.dataset_bytes) / GB * offer.per_gb_down
     traffic += work.result_bytes / GB * offer.per_gb_up
     home = work.result_bytes / (offer.up_mbps * MEGABIT) if offer.up_mbps else 0.0
     known = Priced(offer=offer, prepare_seconds=prepare, traffic=traffic, home_seconds=home)
@@ -167,8 +186,10 @@ def priced_on(offer: Offer, work: Work | None, speeds: Sequence[Speed], set_up_s
     if caching is None:
         without.append("caching")
     train = max(seconds) if at_once > 1 else sum(seconds)
+    states = sum(took / wants.fetch_seconds * part.state_bytes for took, part in zip(seconds, work.parts, strict=True))
     return replace(
         known,
+        checkpoint_traffic=max(0.0, states - work.result_bytes) / GB * offer.per_gb_up,
         train_seconds=train + (caching or 0.0),
         measured=newest,
         scaled_from=scaled,

@@ -53,11 +53,17 @@ def is_living(directory: LaunchDirectory) -> bool:
     return directory.is_held or (launch is not None and not launch.is_over)
 
 
-def unattended(runs: Path) -> tuple[LaunchDirectory, ...]:
+def unattended(runs: Path) -> dict[LaunchDirectory, Launch]:
     """Unfinished launches that no program carries out: the laptop was switched off, or the program died."""
-    found = []
+    found = {}
     for directory in all_launches(runs):
         launch: Launch | None = codec.read(directory.record, Launch)
         if launch is not None and not launch.is_over and not directory.is_held:
-            found.append(directory)
-    return tuple(found)
+            found[directory] = launch
+    return found
+
+
+def infras(runs: Path) -> tuple[str, ...]:
+    """Infrastructures of all launches of this computer whose record can be read, sorted."""
+    launches: list[Launch | None] = [codec.read(directory.record, Launch) for directory in all_launches(runs)]
+    return tuple(sorted({launch.wants.infra for launch in launches if launch is not None}))

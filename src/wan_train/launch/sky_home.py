@@ -69,7 +69,8 @@ def make(folder: Path, *, uv: str, say: Callable[[str], None], infra: str = VAST
             home.write()
     except OSError as error:
         raise NotReadyError(
-            f"{error.filename or folder} cannot be written: {error.strerror}", hint="Make room, then try again."
+            f"{error.filename or folder} cannot be written: {error.strerror}",
+            hint="Free some disk space, then try again.",
         ) from error
     return home
 
@@ -83,7 +84,7 @@ def _install(environment: Path, uv: str, wanted: Sequence[str], infra: str) -> N
         outcome = process.run([uv, *words], seconds=_INSTALL_SECONDS)
         if not outcome.succeeded:
             told = one_line(outcome.tail(2).replace("\n", "; "))
-            raise NotReadyError(f"installing SkyPilot failed: {told}", hint="Look at the network, then try again.")
+            raise NotReadyError(f"installing SkyPilot failed: {told}", hint="Check the network, then try again.")
     write_whole(environment / "ready", stamp(infra))
 
 

@@ -17,6 +17,7 @@ from typing import assert_never
 from wan_train.base.errors import ExitCode
 from wan_train.base.units import GB
 from wan_train.launch.model import Address, Box, BoxState, Halt, Job, JobState, Launch, Offer
+from wan_train.launch.offers import models_bytes
 
 WATCH_SECONDS = 15.0
 LOST_SECONDS = 600.0
@@ -235,13 +236,14 @@ def _limited(launch: Launch, now: float) -> Launch:
         return replace(launch, halt=Halt.SAVE, halted_because=f"the account has only ${launch.credit:.2f} left")
     oldest = min((box.began for box in launch.living if box.state is not BoxState.DESTROYING), default=now)
     if now - oldest + RESERVE_SECONDS >= wants.max_hours * 3600:
-        return replace(launch, halt=Halt.SAVE, halted_because=f"{wants.max_hours:g} hours are over")
+        limit = "1 hour" if wants.max_hours == 1 else f"{wants.max_hours:g} hours"
+        return replace(launch, halt=Halt.SAVE, halted_because=f"the limit of {limit} is reached")
     return launch
 
 
 def _owed(launch: Launch) -> float:
     """Dollars that living boxes cost between a decision to end them and their end: results must still come home."""
-    models = launch.models_bytes / GB
+    models = models_bytes(launch.wants.tasks) / GB
     return sum(_owed_by(launch, box, models) for box in launch.living)
 
 
@@ -312,7 +314,7 @@ def _found(launch: Launch, name: str, offer: Offer | None, now: float) -> Launch
     if any(launch.living):
         return replace(launch, next_search=now + SEARCH_SECONDS)
     left = f"${max(0.0, budget - launch.spent(now)):.2f} is left of the budget"
-    return replace(launch, halt=Halt.SAVE, halted_because=f"{left}, which no box with its downloads fits into")
+    return replace(launch, halt=Halt.SAVE, halted_because=f"{left}, too little for a box and its downloads")
 
 
 def _done(launch: Launch, done: Done, action: Action, now: float) -> Launch:
@@ -382,8 +384,8 @@ def _failed(launch: Launch, failed: Failed, action: Action, now: float) -> Launc
     if action.box is None:
         return replace(launch, next_search=now + SEARCH_SECONDS)
     box = launch.box(action.box)
-    if box.state is BoxState.GONE:
-        return launch
+    if box.state is BoxState.GONE or (box.state is BoxState.DESTROYING and action.do is not Do.DESTROY):
+        return launch  # a step from before the box was given up must not delay its end
     pause = min(_BACK_OFF_SECONDS * 2**box.tries, _LONGEST_BACK_OFF_SECONDS)
     answered = now if failed.answered else box.answered
     box = replace(box, tries=box.tries + 1, not_before=now + pause, answered=answered)
@@ -417,12 +419,14 @@ def _given_up(launch: Launch, box: Box, why: str, *, blamed: bool = False) -> La
     ended = replace(box, state=BoxState.DESTROYING, because=why, tries=0, not_before=0.0, blamed=blamed)
     if box.state is BoxState.PROVISIONING:
         # How much of the models was downloaded is unknown, so count all of it.
-        ended = replace(ended, traffic=box.traffic + launch.models_bytes / GB * box.offer.per_gb_down)
+        ended = replace(ended, traffic=box.traffic + models_bytes(launch.wants.tasks) / GB * box.offer.per_gb_down)
     launch = _with(launch, ended)
     if box.job is not None and not launch.job(box.job).state.is_end:
         job = launch.job(box.job)
         if job.boxes >= MOST_BOXES_OF_A_JOB:
-            job = replace(job, state=JobState.FAILED, problem=f"{job.boxes} boxes were lost with it, the last: {why}")
+            job = replace(
+                job, state=JobState.FAILED, problem=f"{job.boxes} boxes were lost while training it, the last: {why}"
+            )
         elif job.state is JobState.FETCHING or job.state in {JobState.SENDING, JobState.TRAINING}:
             job = replace(job, state=JobState.WAITING, exit_code=None, problem=why)
         launch = _with(launch, job)

@@ -26,7 +26,7 @@ _NOT_MEASURED = "not measured"
 def offer_lines(choice: Choice, wants: Wants, *, most: int = MOST_OFFERS) -> Iterator[Line]:
     """The best offers, each with the time and cost of the first job; or why none fits, and the nearest."""
     if not choice.fit:
-        yield line("No offer is what you want.")
+        yield line("No offer matches.")
         for why, number in choice.unfit:
             yield line(f"  {count(number, 'offer')}: {why}")
         if choice.nearest is not None:
@@ -150,14 +150,14 @@ def _offer(number: int, priced: Priced) -> tuple[str, ...]:
 def _basis(best: Priced, wants: Wants) -> Iterator[Line]:
     if best.measured is not None:
         scaled = f", scaled from {best.scaled_from}" if best.scaled_from is not None else ""
-        yield line(f"Time and cost are of the first job: measured {day(best.measured)}{scaled}")
+        yield line(f"Time and cost of the first job, measured {day(best.measured)}{scaled}")
         if best.without:
             yield line(f"Not included, because it was never timed: {', '.join(best.without)}")
     else:
         yield line("Not measured: no earlier training on this kind of card is known here")
     if wants.spot:
-        taker = "whoever bids more" if wants.infra == VAST else wants.infra
-        yield line(f"Interruptible: {taker} takes the box; its job goes to another box")
+        taker = "a higher bid takes" if wants.infra == VAST else f"{wants.infra} may take"
+        yield line(f"Interruptible: {taker} the box away; its job goes to another box")
 
 
 def offer_name(priced: Priced) -> str:
@@ -183,7 +183,7 @@ def _job(job: Job, box: Box | None, now: float, seen: LastSeen) -> tuple[str, ..
         job.state.value if box.state is BoxState.READY else box.state.value,
         box.number,
         safe(box.offer.card),
-        f"{box.offer.per_hour:.2f}",
+        f"{box.rate:.2f}",
         f"{box.cost(now):.2f}",
         f"{progress.epoch}/{progress.epochs}" if progress.epoch is not None and progress.epochs else "",
         loss(progress.loss) if progress.loss is not None else "",

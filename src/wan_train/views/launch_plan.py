@@ -11,7 +11,7 @@ from wan_train.launch.box_check import UNUSED_HOURS
 from wan_train.launch.infra import VAST
 from wan_train.launch.jobs import Ready
 from wan_train.launch.model import Offer, Wants
-from wan_train.launch.offers import Choice, Priced
+from wan_train.launch.offers import Choice, Priced, models_bytes
 from wan_train.launch.remote import GRACE_MINUTES
 from wan_train.launch.sky_home import INSTALLED_BYTES
 from wan_train.views.formatting import cut_middle, dollars_per_hour, safe
@@ -89,7 +89,7 @@ def _offer_json(priced: Priced) -> Json:
         "prepare_seconds": priced.prepare_seconds,
         "train_seconds": priced.train_seconds,
         "seconds": priced.seconds,
-        "traffic": priced.traffic,
+        "traffic": priced.all_traffic,
         "cost": priced.cost,
     }
 
@@ -101,7 +101,7 @@ def _rows(plan: LaunchPlan, best: Priced) -> Iterator[Row]:
     yield Row(label="Rent", value=_rent(plan))
     yield Row(label="Traffic", value=_traffic(wants, best))
     yield Row(label="Disk", value=_disk(wants, best.offer))
-    yield Row(label="Limit", value=f"{wants.max_hours:g} hours for a box (--max-hours); then all results come home")
+    yield Row(label="Limit", value=f"{_hours(wants.max_hours)} for a box (--max-hours); then all results come home")
     yield Row(label="At most", value=_most(plan))
     yield Row(
         label="Protection",
@@ -113,8 +113,8 @@ def _rows(plan: LaunchPlan, best: Priced) -> Iterator[Row]:
 
 
 def _protection(wants: Wants) -> str:
-    hour, unused = duration(GRACE_MINUTES * 60), f"{min(UNUSED_HOURS, wants.max_hours):g} hours"
-    most = f"{wants.max_hours:g} hours"
+    hour, unused = duration(GRACE_MINUTES * 60), _hours(min(UNUSED_HOURS, wants.max_hours))
+    most = _hours(wants.max_hours)
     if wants.infra != VAST:
         return (
             f"This computer destroys each box. While it is off, SkyPilot's program on a box destroys it {hour} after "
@@ -128,6 +128,10 @@ def _protection(wants: Wants) -> str:
     )
 
 
+def _hours(hours: float) -> str:
+    return f"{hours:g} {'hour' if hours == 1 else 'hours'}"
+
+
 def _jobs(jobs: Sequence[Ready]) -> str:
     if len(jobs) == 1:
         epochs = max((part.epochs for part in jobs[0].work.parts), default=0)
@@ -138,7 +142,7 @@ def _jobs(jobs: Sequence[Ready]) -> str:
 
 
 def _setup(plan: LaunchPlan, best: Priced) -> str:
-    models = f"{file_size(plan.jobs[0].work.download_bytes)} of models for each box"
+    models = f"{file_size(models_bytes(plan.wants.tasks))} of models for each box"
     if best.prepare_seconds is None:
         return models
     return f"{models}, about {duration(best.prepare_seconds)} on the first offer"
@@ -159,7 +163,9 @@ def _traffic(wants: Wants, best: Priced) -> str:
     if not offer.per_gb_down and not offer.per_gb_up:
         return "free on the first offer"
     prices = f"${offer.per_gb_down:.3f} a GB down, ${offer.per_gb_up:.3f} up"
-    return f"about {dollars(best.traffic)} for the first LoRA: {prices}"
+    # Checkpoints come home while it trains, so their traffic is known only if the time is.
+    about = "at least" if best.train_seconds is None and offer.per_gb_up else "about"
+    return f"{about} {dollars(best.all_traffic)} for the first LoRA: {prices}"
 
 
 def _disk(wants: Wants, offer: Offer) -> str:

@@ -12,6 +12,7 @@ from support.launch_world import (
     EPOCH_SECONDS,
     EPOCHS,
     INTERVAL,
+    Deaf,
     FakeBox,
     FakeClock,
     FakeMarket,
@@ -21,6 +22,7 @@ from support.launch_world import (
     until,
 )
 from wan_train.base.locks import is_locked
+from wan_train.launch.controller import carry_out
 from wan_train.launch.launch_directory import all_launches, box_name, find, launch_of, new
 from wan_train.launch.model import (
     Address,
@@ -118,7 +120,7 @@ class TestCalm:
         laptop.world.clock.time += 5 * 3600
         laptop.goes_down()
         launch = laptop.run()
-        assert launch.halted_because == "4 hours are over"
+        assert launch.halted_because == "the limit of 4 hours is reached"
         assert launch.jobs[0].state is JobState.DONE
 
     def test_a_stopped_training_goes_on_on_its_own_box(self, tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ class TestCalm:
     def test_a_box_that_costs_more_than_its_offer_is_destroyed_and_avoided(self, tmp_path: Path) -> None:
         world = World(FakeClock(), dear=("m0", 1.5))
         launch = Laptop(world, launched(tmp_path, 1)).run()
-        assert launch.boxes[0].because == "it costs $1.50 an hour, and $1.00 were offered"
+        assert launch.boxes[0].because == "it costs $1.50 an hour, but $1.00 was offered"
         assert launch.avoided == {"m0"}
         assert [box.offer.machine for box in launch.boxes] == ["m0", "m1"]
         assert launch.jobs[0].state is JobState.DONE
@@ -209,6 +211,14 @@ class TestCalm:
         laptop.controller.sweep()
         assert list(laptop.world.boxes) == ["98"]
 
+    def test_the_end_says_whether_the_list_could_be_checked(self, tmp_path: Path) -> None:
+        laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))
+        launch = laptop.run()
+        runner, clock = laptop.controller.runner, laptop.world.clock
+        assert carry_out(laptop.directory, runner, clock, lambda _: None) == (launch, True)
+        runner.market = Deaf(laptop.world)
+        assert carry_out(laptop.directory, runner, clock, lambda _: None) == (launch, False)
+
 
 class TestForgotten:
     def test_a_box_whose_launch_says_gone_is_ended_and_others_are_left(self, tmp_path: Path) -> None:
@@ -228,11 +238,11 @@ class TestForgotten:
         laptop.run(rounds=20)
         assert laptop.world.boxes
         assert strays(laptop.world.listed(), tmp_path) == ()
-        assert unattended(tmp_path) == (laptop.directory,)
+        assert list(unattended(tmp_path)) == [laptop.directory]
         with laptop.directory.held():
-            assert unattended(tmp_path) == ()
+            assert not unattended(tmp_path)
         laptop.run()
-        assert unattended(tmp_path) == ()
+        assert not unattended(tmp_path)
 
     def test_a_damaged_record_ends_nothing(self, tmp_path: Path) -> None:
         laptop = Laptop(World(FakeClock()), launched(tmp_path, 1))

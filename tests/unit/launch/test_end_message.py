@@ -28,14 +28,21 @@ def test_the_end_names_every_job_the_money_and_why_it_came_early() -> None:
     )
     box = Box(name="wt-0123abcd-001", offer=OFFER, state=BoxState.GONE, began=0.0, ended=7200.0)
     launch = Launch(id="0123abcd", created=0.0, wants=Wants(max_hours=12), jobs=jobs, boxes=(box,))
-    message = end_message(launch, 7260.0)
+    message = end_message(launch, 7260.0, is_swept=True)
     assert message.title == "wan-train: launch over: 2 done, 1 failed"
     assert "fish: failed (no room)" in message.body
     assert message.body.endswith("Spent $0.72 on 1 box in 2 h 1 min. Nothing is rented now.")
-    assert (
-        "before its jobs: 12 hours are over."
-        in end_message(replace(launch, halted_because="12 hours are over"), 1).body
-    )
+    halted = replace(launch, halted_because="the limit of 12 hours is reached")
+    assert "before its jobs: the limit of 12 hours is reached." in end_message(halted, 1, is_swept=True).body
+
+
+def test_the_end_does_not_promise_what_could_not_be_checked() -> None:
+    launch = Launch(id="0123abcd", created=0.0, wants=Wants(max_hours=12), jobs=())
+    told = end_message(launch, 60.0, is_swept=False).body
+    assert "Nothing is rented now." not in told
+    assert told.endswith("Could not check Vast's list for leftover boxes. Check it: wan-train launch reap")
+    elsewhere = replace(launch, wants=Wants(max_hours=12, infra="runpod"))
+    assert "see the console of runpod" in end_message(elsewhere, 60.0, is_swept=False).body
 
 
 def test_what_was_seen_is_read_by_others_and_damage_is_nothing_seen(tmp_path: Path) -> None:

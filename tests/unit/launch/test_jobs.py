@@ -140,7 +140,7 @@ class TestJobs:
             "bad: ",
             "missing",
             "the title contains /",
-            "is that of cats too",
+            "is also used by cats",
             "--detach is given by",
             "--nonsense",
             "nowhere.toml",

@@ -41,7 +41,7 @@ class TestFaults:
             ("rent", EngineError("Vast did not rent it: the offer is gone")),
             ("come up", EngineError("it did not run in time")),
             ("come up", EngineError("ssh never opened")),
-            ("check", WrongBoxError("its GPU is NVIDIA GeForce RTX 4090, and RTX 5090 was rented")),
+            ("check", WrongBoxError("its GPU is NVIDIA GeForce RTX 4090, but RTX 5090 was rented")),
             ("provision", WrongBoxError("it could not be prepared: No space left on device")),
             ("provision", WrongBoxError("it could not be prepared: look at the network")),
             ("provision", WrongBoxError("it could not be prepared: the driver is too old")),
@@ -287,7 +287,7 @@ class TestFaults:
         world = World(FakeClock(), credit=0.0)
         laptop = Laptop(world, launched(tmp_path, 1))
         assert laptop.run(rounds=50).boxes == ()
-        assert laptop.controller.runner.searching == "the account has $0.00, and an hour of the best costs $1.00"
+        assert laptop.controller.runner.searching == "the account has $0.00, but an hour of the best offer costs $1.00"
         world.credit = 9.0
         assert laptop.run().jobs[0].state is JobState.DONE
 

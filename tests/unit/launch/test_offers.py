@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_train.launch.history import AVOIDED_SECONDS, History, history_of, read_history
 from wan_train.launch.launch_directory import new
 from wan_train.launch.model import Address, Box, Job, Launch, Offer, Part, Wants, Work
-from wan_train.launch.offers import Unfit, choose, priced_on
+from wan_train.launch.offers import Priced, Unfit, choose, models_bytes
+from wan_train.launch.offers import priced_on as priced_with
 from wan_train.run.plan import StepKind
 from wan_train.run.speeds import Key, Speed
 
@@ -53,13 +56,17 @@ CACHINGS = [
 ]
 
 
+def priced_on(offered: Offer, work: Work, speeds: Sequence[Speed], set_up_seconds: float | None = None) -> Priced:
+    return priced_with(offered, WANTS, work, speeds, set_up_seconds)
+
+
 class TestPrice:
     def test_a_job_costs_its_download_its_caching_and_both_trainings(self) -> None:
         found = priced_on(offer(1, 0.36), WORK, [speed("NVIDIA GeForce RTX 5090", 2.0), *CACHINGS])
-        assert found.prepare_seconds == 690.0
+        assert found.prepare_seconds == 688.5
         assert found.train_seconds == 2 * (60 + 1000 * 2.0) + (60 + 10) + (60 + 5)
         assert found.cost is not None
-        assert round(found.cost, 4) == round((690 + 4255) / 3600 * 0.36, 4)
+        assert round(found.cost, 4) == round((688.5 + 4255) / 3600 * 0.36, 4)
         assert found.without == ("installation",)
 
     def test_traffic_is_paid_by_the_gb(self) -> None:
@@ -69,7 +76,19 @@ class TestPrice:
         paid = priced_on(offer(1, 0.36, per_gb_down=0.01, per_gb_up=0.02), work, speeds).cost
         assert free is not None
         assert paid is not None
-        assert round(paid - free, 6) == 0.74
+        assert round(paid - free, 6) == round((68.85 + 1) * 0.01 + 2 * 0.02, 6)
+
+    def test_checkpoints_that_come_home_while_it_trains_are_paid_too(self) -> None:
+        speeds = [speed("NVIDIA GeForce RTX 5090", 2.0), *CACHINGS]
+        parts = tuple(replace(part, state_bytes=10**9) for part in WORK.parts)
+        work = replace(WORK, parts=parts, result_bytes=2 * 10**9)
+        found = priced_on(offer(1, 0.36, per_gb_up=0.02), work, speeds)
+        # One of a GB every ten minutes, while both experts train one after the other for 2,060 seconds each.
+        assert found.all_traffic == pytest.approx(4120 / 600 * 0.02)
+        assert found.cost == pytest.approx(found.all_traffic + (found.seconds or 0.0) / 3600 * 0.36)
+        assert found.least_cost < 0.36 * 688.5 / 3600 + 0.05, "what comes before the training has none of it"
+        unknown = priced_on(offer(1, 0.36, per_gb_up=0.02), work, [])
+        assert unknown.all_traffic == pytest.approx(0.04)
 
     def test_set_up_and_the_way_home_are_in_the_time_where_they_are_known(self) -> None:
         speeds = [speed("NVIDIA GeForce RTX 5090", 2.0), *CACHINGS]
@@ -187,11 +206,11 @@ class TestHistory:
 
     def test_a_set_up_is_what_a_box_took_beyond_its_download(self) -> None:
         boxes = (
-            Box(name=str(n), offer=offer(n, 0.5), began=0.0, ready=690.0 + more)
+            Box(name=str(n), offer=offer(n, 0.5), began=0.0, ready=models_bytes(("t2v",)) / 1e8 + more)
             for n, more in enumerate((100.0, 300.0, 900.0))
         )
         found = history_of([self.launch(*boxes, Box(name="x", offer=offer(9, 0.5), began=0.0))], 0.0)
-        assert found.set_up_seconds == 300.0
+        assert found.set_up_seconds == pytest.approx(300.0)
 
     def test_a_sick_machine_is_avoided_for_a_month_and_one_that_never_answered_is_not(self) -> None:
         address = Address(name="a", host="h", port=1, user="root", key=Path("/k"))

@@ -154,7 +154,7 @@ class TestCheck:
 
     def test_a_line_far_below_the_offer_is_refused(self, box: Box) -> None:
         self.curl(box, "echo 'line 3000000 0.5 10.5'")
-        with pytest.raises(WrongBoxError, match="its line brings 10 Mbit/s, and 800 were offered"):
+        with pytest.raises(WrongBoxError, match="its download speed is 10 Mbit/s, but 800 Mbit/s were offered"):
             box.remote.check(box.address, replace(OFFER, down_mbps=800.0), TINY)
 
     def test_a_box_that_cannot_reach_the_host_of_the_models_is_refused(self, box: Box) -> None:
@@ -189,14 +189,14 @@ class TestCheck:
             (f"{DISK}\n{CARD}", None),
             (f"{DISK}\nMemTotal: 65536000 kB\n{CARD}", None),
             (f"{DISK}\nMemTotal: 65536000 kB\nlimit max\n{CARD}", None),
-            (f"{DISK}\nMemTotal: 16777216 kB\n{CARD}", "its RAM is 17 GB, and 64 GB were offered"),
+            (f"{DISK}\nMemTotal: 16777216 kB\n{CARD}", "its RAM is 17 GB, but 64 GB were offered"),
             (f"{DISK}\nMemTotal: 65536000 kB\nlimit 8000000000\n{CARD}", "its RAM is 8 GB"),
             (f"{DISK}\nNVIDIA GeForce RTX 4090, 24564, 570", "its GPU is NVIDIA GeForce RTX 4090"),
-            (f"{DISK}\nNVIDIA GeForce RTX 5090, 32607, 565.57.01", "its driver is 565.57.01, and 570 or newer"),
+            (f"{DISK}\nNVIDIA GeForce RTX 5090, 32607, 565.57.01", "its driver is 565.57.01, but 570 or newer"),
             (f"{DISK}\n", "it has 0 GPUs"),
             (f"{DISK}\n{CARD}\n{CARD}", "it has 2 GPUs"),
             (f"overlay 1000 1 9000000 1% /w\n{CARD}", "its disk has 9 GB free"),
-            ("", "does not say"),
+            ("", "it reported no hardware"),
         ],
     )
     def test_what_is_wrong_is_named(self, answer: str, why: str | None) -> None:

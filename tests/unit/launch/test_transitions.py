@@ -155,7 +155,7 @@ def test_a_budget_is_not_exceeded_by_more_than_an_interval(  # noqa: PLR0917  wh
 def test_a_box_whose_downloads_alone_cost_the_budget_is_not_rented() -> None:
     launch, _ = play(launch_of(1, 1, budget=1.0), World(0, 0, per_gb=0.02))
     assert launch.boxes == ()
-    assert launch.halted_because == "$1.00 is left of the budget, which no box with its downloads fits into"
+    assert launch.halted_because == "$1.00 is left of the budget, too little for a box and its downloads"
 
 
 def test_what_a_box_costs_is_its_rent_and_its_traffic_and_once_stopped_its_disk() -> None:
@@ -255,3 +255,25 @@ def test_a_finished_training_on_a_silent_box_is_lost_after_ten_minutes() -> None
     launch = settled(after(launch, silent, 500.0), 500.0)
     assert launch.box("a").state is BoxState.READY
     assert settled(launch, 611.0).box("a").state is BoxState.DESTROYING
+
+
+def test_a_step_that_fails_late_does_not_delay_the_end_of_its_box() -> None:
+    launch = settled(launch_of(1, 1), 0.0)
+    launch = after(launch, Found(name="a", offer=offer(1)), 0.0)
+    for do in (Do.RENT, Do.CHECK):
+        launch = after(launch, Done(action=Action(do, "a"), address=ADDRESS), 1.0)
+    launch = settled(replace(launch, halt=Halt.NOW, halted_because="stopped"), 2.0)
+    launch = after(launch, Failed(action=Action(Do.PROVISION, "a"), why="the box is given up"), 3.0)
+    assert list(actions(launch, 3.0)) == [Action(Do.DESTROY, "a")]
+    launch = after(launch, Failed(action=Action(Do.DESTROY, "a"), why="the API is down"), 4.0)
+    assert (list(actions(launch, 4.0)), list(actions(launch, 9.0))) == ([], [Action(Do.DESTROY, "a")])
+
+
+def test_models_of_both_tasks_are_paid_once_on_each_box() -> None:
+    both = launch_of(1, 1)
+    launch = settled(replace(both, wants=replace(both.wants, tasks=("t2v", "i2v"))), 0.0)
+    launch = after(launch, Found(name="a", offer=offer(1, 0.02)), 0.0)
+    for do in (Do.RENT, Do.CHECK):
+        launch = after(launch, Done(action=Action(do, "a"), address=ADDRESS), 0.0)
+    launch = after(launch, Failed(action=Action(Do.PROVISION, "a"), why="broken", fault=Fault.BOX), 0.0)
+    assert launch.spent(0.0) == pytest.approx(126.05 * 0.02)

@@ -122,7 +122,7 @@ def test_boxes_that_come_are_shown_at_jobs_that_wait_and_why_there_is_none() -> 
     assert [line.rstrip()[-7:] for line in shown[2:4]] == ["waiting", "waiting"]
     assert "with 2" in shown[3], "the end of a title tells them apart"
     none = replace(launch, boxes=())
-    seen = LastSeen(searching="none is what was wanted (3 over the price)")
+    seen = LastSeen(searching="no offer matches (3 over the price)")
     assert f"Searching offers every minute: {seen.searching}" in text(launch_lines(none, 60.0, seen))
 
 
