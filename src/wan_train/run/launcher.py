@@ -63,7 +63,7 @@ class WardenLauncher:
     def __init__(self, *, grace_seconds: float) -> None:
         self._grace = grace_seconds
         self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._asked: dict[int, float] = {}
+        self._asked: dict[ProcessIdentity, float] = {}
 
     def start(self, command: Command, attempt: AttemptDirectory, inherit: Sequence[int]) -> ProcessIdentity:
         attempt.path.mkdir(parents=True, mode=0o700, exist_ok=False)
@@ -109,8 +109,8 @@ class WardenLauncher:
         return Ended(exit=Lost(reason="its warden was killed or the machine went down"), at=time.time())
 
     def terminate(self, identity: ProcessIdentity) -> None:
-        if identity.pid not in self._asked and identity.is_alive():
-            self._asked[identity.pid] = time.monotonic()
+        if identity not in self._asked and identity.is_alive():
+            self._asked[identity] = time.monotonic()
             _send(identity, signal.SIGTERM)
 
     def abandon(self, attempt: AttemptDirectory) -> None:
@@ -119,7 +119,7 @@ class WardenLauncher:
 
     def _insist(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> None:
         """Kill a warden that cannot finish its work (frozen or swapped out), with its whole tree."""
-        asked = self._asked.get(identity.pid)
+        asked = self._asked.get(identity)
         if asked is not None and time.monotonic() - asked > 2 * self._grace + _PROOF_SECONDS:
             for survivor in [*marked_processes(attempt), identity]:
                 _send(survivor, signal.SIGKILL)
