@@ -407,9 +407,7 @@ def _made(job: Job, watch: AttemptWatch) -> int:
     return max(cleared, watch.tracker.progress.cached or 0)
 
 
-def _per_sample(
-    plan: Plan, attempt: Attempt, watch: AttemptWatch, timing: Timing, *, only_whole: bool
-) -> float | None:
+def _per_sample(plan: Plan, attempt: Attempt, watch: AttemptWatch, timing: Timing, *, only_whole: bool) -> float | None:
     """Return the seconds per sample, None without whole samples. Samples quicker than a look count as steps."""
     every, per_epoch = sample_every(plan, attempt), attempt.steps_per_epoch
     if plan.samples is None or not every or not per_epoch or timing.units < every * per_epoch:
