@@ -117,6 +117,19 @@ def test_a_script_that_cannot_be_written_is_refused(quiet_box: ScriptedBox, word
     assert everything_below(quiet_box.root) == before
 
 
+def test_a_script_that_the_disk_cannot_hold_leaves_nothing(quiet_box: ScriptedBox) -> None:
+    """As on a full disk, no file may be larger than a part of the script."""
+    before = everything_below(quiet_box.root)
+    quiet_box.through = ("prlimit", "--fsize=1500", "env", "PYTHONDONTWRITEBYTECODE=1")
+    try:
+        done = quiet_box.run_cli("--dataset", str(quiet_box.dataset), "--dry-run", "--script", "train.sh")
+    finally:
+        quiet_box.through = ()
+    assert done.returncode == 3, done.stderr
+    assert "train.sh" in done.stderr
+    assert everything_below(quiet_box.root) == before
+
+
 def test_a_script_as_json(scripted_box: ScriptedBox) -> None:
     script = scripted_box.root / "train.sh"
     answer = plan_of(scripted_box, "--dataset", str(scripted_box.dataset), "--script", str(script))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wan_train.base.errors import NotReadyError, WanTrainError
+from wan_train.base.errors import NotReadyError
 from wan_train.base.files import write_whole
 from wan_train.base.host import available_ram, cpus
 from wan_train.base.settings import Settings
@@ -330,11 +330,11 @@ def write_run(request: Request, plan: Plan, settings: Settings) -> RunDirectory:
             moved = make_plan(request, run, created=plan.created)
             plan = replace(moved, quote=plan.quote, state_every_epochs=plan.state_every_epochs)
         write_inputs(run, plan, request)
-    except WanTrainError:
-        shutil.rmtree(run.path, ignore_errors=True)
+        write_whole(run.recipe, to_toml(plan.recipe))
+        run.write_plan(plan)
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)  # ours: it is new, and not a run without its plan
         raise
-    write_whole(run.recipe, to_toml(plan.recipe))
-    run.write_plan(plan)
     return run
 
 
