@@ -68,11 +68,11 @@ def check_disk(need: DiskNeed, run_dir: Path, cache_dirs: Iterable[Path]) -> Non
         )
 
 
-def check_disk_to_resume(run: RunDirectory, plan: Plan, trainings: int) -> None:
-    """Raise NotReadyError with the numbers if a resumed run would be stopped at its first state."""
+def check_disk_to_resume(run: RunDirectory, plan: Plan, trainings: int, *, gpus: int) -> None:
+    """Raise NotReadyError with the numbers if a run resumed on so many GPUs would be stopped at its first state."""
     require_room(
         run.path,
-        min(trainings, len(plan.gpu_uuids)) * disk_for_next_save(plan),
+        min(trainings, gpus) * disk_for_next_save(plan),
         "the next states and LoRAs need",
         hint=f"Remove old runs (`wan-train runs` lists them), then: wan-train resume {run.run_id}",
     )
