@@ -73,7 +73,7 @@ def test_a_script_trains_without_wan_train(scripted_box: ScriptedBox) -> None:
     before = everything_below(script.parent)
     again = scripted_box.run_cli(*words, "--dry-run", "--script", str(script))
     assert again.returncode == 2
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
     assert everything_below(script.parent) == before
     start = done.stdout.splitlines()[-1].partition("Start it with: ")[2]
     ran = subprocess.run(
@@ -105,8 +105,8 @@ def test_a_failing_step_ends_the_script(scripted_box: ScriptedBox) -> None:
     ("words", "said"),
     [
         (["--script", "x.sh"], "Add --dry-run"),
-        (["--dry-run", "--script", "/nowhere/x.sh"], "a folder that you may write to"),
-        (["--dry-run", "--script", "pictures"], "exists already"),
+        (["--dry-run", "--script", "/nowhere/x.sh"], "a folder that you can write to"),
+        (["--dry-run", "--script", "pictures"], "already exists"),
     ],
 )
 def test_a_script_that_cannot_be_written_is_refused(quiet_box: ScriptedBox, words: list[str], said: str) -> None:

@@ -289,7 +289,7 @@ class AttemptWatch:
         return Diagnosis(
             cause=Cause.NO_PROGRESS,
             meaning=f"the trainer is alive but showed no progress for {silence:.0f} s",
-            advice="Look at stall.txt beside its log for where it hangs.",
+            advice="stall.txt beside its log shows where it hangs.",
             evidence=f"last step {heartbeat.step}" if heartbeat.step is not None else "before its first step",
         )
 
@@ -318,7 +318,7 @@ def gpu_lost(reason: str) -> Diagnosis:
     return Diagnosis(
         cause=Cause.CUDA_ERROR,
         meaning=f"its GPU was lost: {reason}",
-        advice="Another GPU is used if there is one. If none answers any more, restart or change the machine.",
+        advice="Another GPU is used if there is one. If no GPU responds, restart the machine or rent another.",
     )
 
 
@@ -326,8 +326,8 @@ def other_steps(attempt: Attempt) -> Diagnosis:
     """Return the diagnosis for a trainer whose step count differs from the plan's: it would miss its last save."""
     return Diagnosis(
         cause=Cause.INTERRUPTED,
-        meaning=f"an epoch has {attempt.steps_per_epoch} steps, which was not known before it started",
-        advice="It is started again, so that it saves at the end of its last epoch.",
+        meaning=f"an epoch has {attempt.steps_per_epoch} steps, but this was unknown at the start",
+        advice="It is restarted so that it saves at the end of its last epoch.",
     )
 
 

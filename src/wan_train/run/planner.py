@@ -158,7 +158,7 @@ def make_plan(
     tuning = tuning_for(request.measurements, adapted, trainer, counted)
     if tuning.measurements:
         adapted, choices = adaptation.adapt(request.recipe, machine, tuning)
-    check_writable([found.subset.cache_directory for found in inventory.subsets], "the cache directory")
+    check_writable([found.subset.cache_directory for found in inventory.subsets], "the cache directory", "--cache-dir")
     warnings = [*request.notes, *(found.line for found in group(inventory.problems)), *doubts]
     if trainer.is_real and not tokenizer.is_cached(request.environ):
         warnings.append("the T5 tokenizer is not in the Hugging Face cache: text caching will fetch it from the hub")
@@ -187,7 +187,7 @@ def make_plan(
     )
     kept = {expert: (trained - 1) // keep for expert, trained in epochs.items()} if keep else {}
     need = disk_need(trainer.traits, recipe, _bytes_to_make(counted, caching), kept=kept)
-    check_writable([run.path], "the run directory")
+    check_writable([run.path], "the run directory", "--runs-dir")
     check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
     cachings = tuple(Step(id=CACHING_STEPS[kind], kind=kind) for kind in CACHE_KINDS)
     trainings = (

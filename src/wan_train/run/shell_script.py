@@ -30,7 +30,7 @@ def write_script(request: Request, script: Path, *, created: float, say: Callabl
     files = files_of(script)
     for taken in (script, files):
         if taken.is_symlink() or taken.exists():
-            raise BadInputError(f"{one_line(str(taken))} exists already", hint="Give --script another name.")
+            raise BadInputError(f"{one_line(str(taken))} already exists", hint="Give --script another name.")
     run = RunDirectory(files)
     plan = make_plan(request, run, created=created, say=say)
     if plan.ends:
@@ -48,7 +48,8 @@ def write_script(request: Request, script: Path, *, created: float, say: Callabl
             raise
     except OSError as error:
         raise NotReadyError(
-            f"{one_line(str(script))} cannot be written: {error.strerror}", hint="Name a folder that you may write to."
+            f"{one_line(str(script))} cannot be written: {error.strerror}",
+            hint="Choose a folder that you can write to.",
         ) from error
     return plan
 

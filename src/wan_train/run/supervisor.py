@@ -379,7 +379,7 @@ class Supervisor:
             self._start(step, gpu_uuid, self._caching.lock.inherit())
             return
         if not self._caching.may_launch(step.id):
-            self._not_launched[step.id] = "looking at the dataset and its caches"
+            self._not_launched[step.id] = "checking the dataset and its caches"
             return
         self._not_launched.pop(step.id, None)
         try:
