@@ -221,14 +221,14 @@ def _cleaned(log: BinaryIO) -> Iterator[tuple[bytes, bool]]:
 
 def _whole_lines(log: BinaryIO) -> Iterator[str]:
     """Yield the text in parts that end with a line (a progress bar's lines end with a CR), so that no token is cut."""
-    rest = b""
+    begun: list[bytes] = []
     while data := log.read(_PART_BYTES):
-        rest += data
-        end = max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1
+        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
         if end:
-            yield rest[:end].decode("utf-8", errors="surrogateescape")
-            rest = rest[end:]
-    yield rest.decode("utf-8", errors="surrogateescape")
+            yield b"".join([*begun, data[:end]]).decode("utf-8", errors="surrogateescape")
+            begun = []
+        begun.append(data[end:])
+    yield b"".join(begun).decode("utf-8", errors="surrogateescape")
 
 
 def _replace(log: Path) -> None:
