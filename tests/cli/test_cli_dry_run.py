@@ -73,7 +73,7 @@ def test_a_script_trains_without_wan_train(scripted_box: ScriptedBox) -> None:
     before = everything_below(script.parent)
     again = scripted_box.run_cli(*words, "--dry-run", "--script", str(script))
     assert again.returncode == 2
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
     assert everything_below(script.parent) == before
     start = done.stdout.splitlines()[-1].partition("Start it with: ")[2]
     ran = subprocess.run(
@@ -105,8 +105,8 @@ def test_a_failing_step_ends_the_script(scripted_box: ScriptedBox) -> None:
     ("words", "said"),
     [
         (["--script", "x.sh"], "Add --dry-run"),
-        (["--dry-run", "--script", "/nowhere/x.sh"], "a folder that you may write to"),
-        (["--dry-run", "--script", "pictures"], "exists already"),
+        (["--dry-run", "--script", "/nowhere/x.sh"], "a folder that you can write to"),
+        (["--dry-run", "--script", "pictures"], "already exists"),
     ],
 )
 def test_a_script_that_cannot_be_written_is_refused(quiet_box: ScriptedBox, words: list[str], said: str) -> None:
@@ -114,6 +114,19 @@ def test_a_script_that_cannot_be_written_is_refused(quiet_box: ScriptedBox, word
     done = quiet_box.run_cli("--dataset", str(quiet_box.dataset), *words)
     assert done.returncode in {2, 3}
     assert said in done.stderr
+    assert everything_below(quiet_box.root) == before
+
+
+def test_a_script_that_the_disk_cannot_hold_leaves_nothing(quiet_box: ScriptedBox) -> None:
+    """As on a full disk, no file may be larger than a part of the script."""
+    before = everything_below(quiet_box.root)
+    quiet_box.through = ("prlimit", "--fsize=1500", "env", "PYTHONDONTWRITEBYTECODE=1")
+    try:
+        done = quiet_box.run_cli("--dataset", str(quiet_box.dataset), "--dry-run", "--script", "train.sh")
+    finally:
+        quiet_box.through = ()
+    assert done.returncode == 3, done.stderr
+    assert "train.sh" in done.stderr
     assert everything_below(quiet_box.root) == before
 
 

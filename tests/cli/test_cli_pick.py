@@ -164,7 +164,7 @@ def test_a_damaged_lora_is_refused(place: Place, damage: str) -> None:
         lora(path, float("nan"))
     code, _, err = place.call("pick", "60:40")
     assert code == 2
-    assert ("incomplete" if damage == "cut" else "not finite") in err
+    assert ("incomplete" if damage == "cut" else "NaN") in err
     assert path.name in err
     assert place.names() == set()
 

@@ -168,3 +168,10 @@ def test_a_reader_that_leaves_early_gets_no_traceback(past_runs: PastRuns, words
     assert "BrokenPipe" not in said
     assert "Exception ignored" not in said
     assert process.returncode == 0
+
+
+def test_a_run_that_the_disk_cannot_hold_leaves_no_directory(scripted_box: ScriptedBox) -> None:
+    """As on a full disk, no file may be larger than a part of the plan."""
+    scripted_box.through = ("prlimit", "--fsize=4000", "env", "PYTHONDONTWRITEBYTECODE=1")
+    assert scripted_box.train().returncode != 0
+    assert list(scripted_box.runs.iterdir()) == []

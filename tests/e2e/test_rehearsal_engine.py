@@ -207,7 +207,7 @@ def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 DOCUMENT = Path(__file__).parents[2] / "docs" / "run-directory.md"
 SOMETIMES = {
     "stop.json", "STEP/N/stall.txt", "gpus.jsonl", "items-N.jsonl", "sample-pictures/NN.…",
-    "WAN2.2-…_TITLE-000020.safetensors", "duties.json", "preview-pictures/NN.…",
+    "WAN2.2-…_TITLE-000020.safetensors", "WAN2.2-…_TITLE_earlier.safetensors", "duties.json", "preview-pictures/NN.…",
     "notices.jsonl", "notices.lock", "uploads.jsonl", "uploads.lock", "guard.json",
 }  # fmt: skip
 """Rows of the document that an undisturbed rehearsal gives no file for: CPU slots have no readings."""

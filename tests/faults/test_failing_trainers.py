@@ -143,6 +143,18 @@ def test_a_disk_that_gets_low_stops_the_run_after_a_state(small_box: ScriptedBox
     assert read_header(small_box.run() / f"{HIGH}.safetensors").metadata["scripted_epochs_in_all"] == "60"
 
 
+def test_resume_counts_the_gpus_that_it_will_use(small_box: ScriptedBox, small_disk: SmallDisk) -> None:
+    assert small_box.train("--gpus", "0", SCRIPTED_FAULT="bad_image@latents", **QUICK).returncode == 4
+    small_disk.resize("200m")
+
+    def needed(*words: str) -> float:
+        refused = small_box.run_cli("resume", *words, COLUMNS="300", **QUICK)
+        assert refused.returncode == 3, refused.stderr
+        return float(re.findall(r"the next states and LoRAs need ([\d.]+) GB", refused.stderr)[0])
+
+    assert needed("--gpus", "0,1") == pytest.approx(2 * needed(), abs=0.2)  # rounded to 0.1
+
+
 def test_a_full_disk_is_never_called_success_and_everything_goes_on_with_space(
     small_box: ScriptedBox, small_disk: SmallDisk
 ) -> None:

@@ -230,3 +230,23 @@ def test_a_stranger_with_the_pid_is_never_signalled(scene: Scene) -> None:
     stranger = dataclasses.replace(identity, start_time=identity.start_time + 1)
     WardenLauncher(grace_seconds=0.5).terminate(stranger)
     assert scene.end(identity, attempt) == Exited(code=0)
+
+
+def test_a_warden_with_the_pid_of_one_that_was_ended_is_asked_too(scene: Scene) -> None:
+    code = "import time; print('ready', flush=True); time.sleep(60)"
+    first, attempt = scene.start(code)
+    ready(attempt)
+    scene.launcher.terminate(first)
+    scene.end(first, attempt)
+    for _ in range(50):  # another program may take the pid
+        try:
+            Path("/proc/sys/kernel/ns_last_pid").write_text(str(first.pid - 1))
+        except OSError as error:
+            pytest.skip(f"the next pid cannot be chosen here: {error.strerror}")
+        second, attempt = scene.start(code)
+        ready(attempt)
+        scene.launcher.terminate(second)
+        assert scene.end(second, attempt) == Signaled(signal=signal.SIGTERM)
+        if second.pid == first.pid:
+            return
+    pytest.skip("the pid was not free")

@@ -187,7 +187,8 @@ def resume(call: Call) -> Result:
     is_running = not view.state.is_over and view.has_supervisor
     starts = not is_running and not is_done
     if starts and view.state.is_over:
-        check_disk_to_resume(run, view.plan, _trainings_left(view, longer=is_longer))
+        uses = chosen or view.state.gpu_uuids or view.plan.gpu_uuids
+        check_disk_to_resume(run, view.plan, _trainings_left(view, longer=is_longer), gpus=len(uses))
     if changes_duties(call):
         check_before(duties, call)
     if starts or changes_duties(call):

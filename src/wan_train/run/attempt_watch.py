@@ -47,27 +47,35 @@ class Timing:
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Times a growing count; `now` is monotonic seconds."""
+    """Times a growing count; `now` is monotonic seconds. `paused` is the seconds of all `pauses`."""
 
     paused: float = 0.0
     pauses: int = 0
     _first: tuple[float, int] | None = None
     _last: tuple[float, int] | None = None
+    _paused_before_last: tuple[float, int] = (0.0, 0)
+    """Seconds and number of the pauses before the count last grew."""
     _looked: float | None = None
     _was_paused: bool = False
 
     def look(self, count: int | None, now: float, *, paused: bool = False) -> None:
         """Record a count. `paused`: samples are being made, so this time belongs to no step."""
-        if self._first is not None and self._looked is not None and self._was_paused:
+        continues = self._last is not None and self._was_paused
+        if continues and self._looked is not None:
             self.paused += now - self._looked
-            self.pauses += not paused
+        begins = paused and self._last is not None and not continues
         self._was_paused, self._looked = paused, now
-        if not count:
-            return
-        if self._first is None:
-            self._first = (now, count)
-        if self._last is None or count > self._last[1]:
+        if count and (self._last is None or count > self._last[1]):
+            self._first = self._first or (now, count)
             self._last = (now, count)
+            self._paused_before_last = (self.paused, self.pauses)
+            begins = paused  # the pause before was over, even if no look saw it end
+        self.pauses += begins
+
+    def seconds_per_pause(self, *, only_whole: bool = False) -> float | None:
+        """Return the mean pause, None if there was none. `only_whole`: leave out one after which no step followed."""
+        paused, pauses = self._paused_before_last if only_whole else (self.paused, self.pauses)
+        return paused / pauses if pauses else None
 
     def timing(self, seconds: float, *, made: int = 0) -> Timing | None:
         """Return the timing of an attempt of `seconds` that made `made` in all; None if it made nothing.
@@ -77,9 +85,10 @@ class Stopwatch:
         if self._first is None or self._last is None:
             return Timing(units=made, per_unit=0.0, beside=seconds) if made else None
         (begun, first), (ended, last) = self._first, self._last
-        worked, units = ended - begun - self.paused, max(last, made)
+        before_last, _ = self._paused_before_last
+        worked, units = ended - begun - before_last, max(last, made)
         per_unit = worked / (last - first) if last - first >= _FEWEST and worked >= _SHORTEST_SECONDS else 0.0
-        after = (self._looked or ended) - ended - (units - last) * per_unit
+        after = (self._looked or ended) - ended - (self.paused - before_last) - (units - last) * per_unit
         return Timing(
             units=units,
             per_unit=per_unit,
@@ -280,7 +289,7 @@ class AttemptWatch:
         return Diagnosis(
             cause=Cause.NO_PROGRESS,
             meaning=f"the trainer is alive but showed no progress for {silence:.0f} s",
-            advice="Look at stall.txt beside its log for where it hangs.",
+            advice="stall.txt beside its log shows where it hangs.",
             evidence=f"last step {heartbeat.step}" if heartbeat.step is not None else "before its first step",
         )
 
@@ -309,7 +318,7 @@ def gpu_lost(reason: str) -> Diagnosis:
     return Diagnosis(
         cause=Cause.CUDA_ERROR,
         meaning=f"its GPU was lost: {reason}",
-        advice="Another GPU is used if there is one. If none answers any more, restart or change the machine.",
+        advice="Another GPU is used if there is one. If no GPU responds, restart the machine or rent another.",
     )
 
 
@@ -317,8 +326,8 @@ def other_steps(attempt: Attempt) -> Diagnosis:
     """Return the diagnosis for a trainer whose step count differs from the plan's: it would miss its last save."""
     return Diagnosis(
         cause=Cause.INTERRUPTED,
-        meaning=f"an epoch has {attempt.steps_per_epoch} steps, which was not known before it started",
-        advice="It is started again, so that it saves at the end of its last epoch.",
+        meaning=f"an epoch has {attempt.steps_per_epoch} steps, but this was unknown at the start",
+        advice="It is restarted so that it saves at the end of its last epoch.",
     )
 
 
@@ -386,7 +395,7 @@ def speed_of(
         per_unit=timing.per_unit / batches,
         beside=timing.beside if is_usual else None,
         after=timing.after if is_usual else None,
-        per_sample=_per_sample(plan, attempt, watch, timing),
+        per_sample=_per_sample(plan, attempt, watch, timing, only_whole=not is_usual),
     )
 
 
@@ -398,12 +407,15 @@ def _made(job: Job, watch: AttemptWatch) -> int:
     return max(cleared, watch.tracker.progress.cached or 0)
 
 
-def _per_sample(plan: Plan, attempt: Attempt, watch: AttemptWatch, timing: Timing) -> float | None:
-    """Return the seconds per sample, None without samples. Samples quicker than a look count as steps."""
+def _per_sample(plan: Plan, attempt: Attempt, watch: AttemptWatch, timing: Timing, *, only_whole: bool) -> float | None:
+    """Return the seconds per sample, None without whole samples. Samples quicker than a look count as steps."""
     every, per_epoch = sample_every(plan, attempt), attempt.steps_per_epoch
     if plan.samples is None or not every or not per_epoch or timing.units < every * per_epoch:
         return None
-    return watch.stopwatch.paused / (max(1, watch.stopwatch.pauses) * len(plan.samples.prompts))
+    if not watch.stopwatch.pauses:
+        return 0.0
+    pause = watch.stopwatch.seconds_per_pause(only_whole=only_whole)
+    return pause / len(plan.samples.prompts) if pause is not None else None
 
 
 def _at_once(plan: Plan, state: RunState, step: Step, attempt: Attempt) -> int:

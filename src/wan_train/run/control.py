@@ -63,7 +63,7 @@ def start_supervisor(
     said = (read_tail(run.supervisor_log).strip().splitlines() or ["nothing"])[-1]
     raise WanTrainError(
         f"the supervisor of {run.run_id} did not start: {one_line(said)}",
-        hint=f"Its whole output is in {run.supervisor_log}.",
+        hint=f"Full output: {run.supervisor_log}",
     )
 
 

@@ -215,10 +215,10 @@ def create(runs: Path, title: str, *, now: float) -> RunDirectory:
             return RunDirectory(path)
     except OSError as error:
         raise NotReadyError(
-            f"the run directory cannot be made in {runs}: {error.strerror}",
+            f"cannot create a run directory in {runs}: {error.strerror}",
             hint="Choose another place with --runs-dir DIR.",
         ) from error
-    raise NotReadyError(f"{runs} holds a thousand runs named {name} already", hint="Choose another --title.")
+    raise NotReadyError(f"{runs} already has 999 runs named {name}", hint="Choose another --title.")
 
 
 def all_runs(runs: Path) -> list[RunDirectory]:
@@ -253,7 +253,7 @@ def find(runs: Path, name: str | None) -> RunDirectory:
         case [run]:
             return run
         case []:
-            raise BadInputError(f"no run in {runs} is called {one_line(name)!r}", hint="List them: `wan-train runs`.")
+            raise BadInputError(f"no run ID in {runs} contains {one_line(name)!r}", hint="List them: `wan-train runs`.")
         case _:
             raise AmbiguousRunError(one_line(name), [run.run_id for run in matching])
 

@@ -68,11 +68,11 @@ def check_disk(need: DiskNeed, run_dir: Path, cache_dirs: Iterable[Path]) -> Non
         )
 
 
-def check_disk_to_resume(run: RunDirectory, plan: Plan, trainings: int) -> None:
-    """Raise NotReadyError with the numbers if a resumed run would be stopped at its first state."""
+def check_disk_to_resume(run: RunDirectory, plan: Plan, trainings: int, *, gpus: int) -> None:
+    """Raise NotReadyError with the numbers if a run resumed on so many GPUs would be stopped at its first state."""
     require_room(
         run.path,
-        min(trainings, len(plan.gpu_uuids)) * disk_for_next_save(plan),
+        min(trainings, gpus) * disk_for_next_save(plan),
         "the next states and LoRAs need",
         hint=f"Remove old runs (`wan-train runs` lists them), then: wan-train resume {run.run_id}",
     )
@@ -99,18 +99,15 @@ def require_room(place: Path, needed: int, what: str, *, hint: str, parts: str =
         )
 
 
-def check_writable(directories: Iterable[Path], what: str) -> None:
+def check_writable(directories: Iterable[Path], what: str, option: str) -> None:
+    """Raise NotReadyError if one of these directories cannot be created or written; `option` chooses another place."""
+    hint = f"Choose another place with {option} DIR."
     for directory in directories:
         parent = existing_parent(directory)
         if not parent.is_dir():
-            raise NotReadyError(
-                f"{what} {directory} cannot be made: {parent} is not a directory", hint="Choose another place."
-            )
+            raise NotReadyError(f"cannot create {what} {directory}: {parent} is not a directory", hint=hint)
         if not os.access(parent, os.W_OK | os.X_OK):
-            raise NotReadyError(
-                f"{what} {directory} cannot be written: {parent} is read-only for you",
-                hint="Choose another place with --cache-dir DIR or --runs-dir DIR.",
-            )
+            raise NotReadyError(f"cannot write to {what} {directory}: no write permission in {parent}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

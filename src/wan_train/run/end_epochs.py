@@ -70,7 +70,7 @@ def planned_ends(recipe: Recipe, batches_per_epoch: int | None, capabilities: Ca
             )
     if problems:
         listing = "".join(f"\n  {problem}" for problem in problems)
-        raise BadInputError(f"the training cannot end there:{listing}", hint="\n".join(hints))
+        raise BadInputError(f"invalid end for this training:{listing}", hint="\n".join(hints))
     return Ends(epochs=epochs, notes=tuple(notes))
 
 
@@ -83,11 +83,13 @@ def end_of(
             return total
         case Epoch(number=number):
             if number > total:
-                raise NoSuchEndError(f"there are only {total} epochs", f"Give --until at most {total}.")
+                raise NoSuchEndError(f"there are only {total} epochs", f"Use --until {total} or less.")
             return number
         case Share(part=part):
             if steps_per_epoch is None:
-                raise NoSuchEndError("the length of a video is unknown, and so is the number of steps", _READ_VIDEOS)
+                raise NoSuchEndError(
+                    "the number of steps is unknown, because the length of a video is unknown", _READ_VIDEOS
+                )
             try:
                 return schedule.epoch_reaching(part, training, total, steps_per_epoch, capabilities)
             except UnknownScheduleError as error:

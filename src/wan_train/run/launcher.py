@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from wan_train.base import codec
-from wan_train.base.files import write_whole
+from wan_train.base.files import sync_directory, write_whole
 from wan_train.base.host import ProcessIdentity, identify
 from wan_train.base.text import redact
 from wan_train.engine.commands import Command
@@ -63,7 +63,7 @@ class WardenLauncher:
     def __init__(self, *, grace_seconds: float) -> None:
         self._grace = grace_seconds
         self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._asked: dict[int, float] = {}
+        self._asked: dict[ProcessIdentity, float] = {}
 
     def start(self, command: Command, attempt: AttemptDirectory, inherit: Sequence[int]) -> ProcessIdentity:
         attempt.path.mkdir(parents=True, mode=0o700, exist_ok=False)
@@ -109,8 +109,8 @@ class WardenLauncher:
         return Ended(exit=Lost(reason="its warden was killed or the machine went down"), at=time.time())
 
     def terminate(self, identity: ProcessIdentity) -> None:
-        if identity.pid not in self._asked and identity.is_alive():
-            self._asked[identity.pid] = time.monotonic()
+        if identity not in self._asked and identity.is_alive():
+            self._asked[identity] = time.monotonic()
             _send(identity, signal.SIGTERM)
 
     def abandon(self, attempt: AttemptDirectory) -> None:
@@ -119,7 +119,7 @@ class WardenLauncher:
 
     def _insist(self, identity: ProcessIdentity, attempt: AttemptDirectory) -> None:
         """Kill a warden that cannot finish its work (frozen or swapped out), with its whole tree."""
-        asked = self._asked.get(identity.pid)
+        asked = self._asked.get(identity)
         if asked is not None and time.monotonic() - asked > 2 * self._grace + _PROOF_SECONDS:
             for survivor in [*marked_processes(attempt), identity]:
                 _send(survivor, signal.SIGKILL)
@@ -174,36 +174,87 @@ def _script(command: Command) -> str:
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
 _SHORTEST_SECRET = 8
-_LARGEST_LOG = 64 * 1024 * 1024
+_PART_BYTES = 1024 * 1024
+_OVERLAP = 4096
 
 
 def hide_secrets(log: Path) -> None:
     """Hide secrets in the log of an attempt that is over: known token patterns, and secrets from our environment.
 
     The trainer writes the log directly, so that it survives every watcher. Until the attempt is over, only the mode of
-    the directory protects the log. A log without secrets is left as it is.
+    the directory protects the log. A log without secrets is left as it is. Raises OSError if one cannot be hidden.
     """
+    size = found = 0
     try:
-        if log.stat().st_size > _LARGEST_LOG:
-            return
-        text = log.read_bytes().decode("utf-8", errors="surrogateescape")
-    except OSError:
+        with log.open("rb") as file:
+            for part, hides in _cleaned(file):
+                size += len(part)
+                found += hides
+            size -= file.tell()
+    except FileNotFoundError:
         return
-    clean = redact(text)
-    for value in _secrets():
-        clean = clean.replace(value, "[hidden]")
-    if clean != text:
-        try:
-            write_whole(log, clean.encode("utf-8", errors="surrogateescape"))
-        except OSError:
-            _overwrite(log, clean)
+    if not found:
+        return
+    try:
+        _replace(log)
+    except OSError:
+        _overwrite(log, growth=max(0, size))
 
 
-def _overwrite(log: Path, text: str) -> None:
-    """Overwrite the log in place, for a full disk: hiding secrets rarely makes a log longer."""
-    with log.open("r+b") as file:
-        file.write(text.encode("utf-8", errors="surrogateescape"))
-        file.truncate()
+def _cleaned(log: BinaryIO) -> Iterator[tuple[bytes, bool]]:
+    """Yield the log without secrets, in parts, so that a large one fits into the RAM; and whether one was hidden.
+
+    The end of a part is read again with the next one, as a secret may have several lines.
+    """
+    secrets = _secrets()
+    overlap = max([_OVERLAP, *map(len, secrets)])
+    rest = ""
+    for lines in _whole_lines(log):
+        text = rest + lines
+        clean = redact(text)
+        for value in secrets:
+            clean = clean.replace(value, "[hidden]")
+        yield clean[:-overlap].encode("utf-8", errors="surrogateescape"), clean != text
+        rest = clean[-overlap:]
+    yield rest.encode("utf-8", errors="surrogateescape"), False
+
+
+def _whole_lines(log: BinaryIO) -> Iterator[str]:
+    """Yield the text in parts that end with a line (a progress bar's lines end with a CR), so that no token is cut."""
+    begun: list[bytes] = []
+    while data := log.read(_PART_BYTES):
+        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        if end:
+            yield b"".join([*begun, data[:end]]).decode("utf-8", errors="surrogateescape")
+            begun = []
+        begun.append(data[end:])
+    yield b"".join(begun).decode("utf-8", errors="surrogateescape")
+
+
+def _replace(log: Path) -> None:
+    temporary = log.with_name(f".{log.name}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with log.open("rb") as old, os.fdopen(descriptor, "wb") as new:
+            new.writelines(part for part, _ in _cleaned(old))
+            new.flush()
+            os.fsync(new.fileno())
+        temporary.replace(log)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(log.parent)
+
+
+def _overwrite(log: Path, growth: int) -> None:
+    """Overwrite the log in place, for a full disk. It cannot grow, so the first `growth` bytes are left out."""
+    with log.open("rb") as old, log.open("r+b") as new:
+        for part, _ in _cleaned(old):
+            written, skip = new.tell(), min(growth, len(part))
+            growth -= skip
+            room = old.tell() - written  # what is not read yet must not be overwritten
+            new.write(part[max(skip, len(part) - room) :])
+        new.truncate()
 
 
 def _secrets() -> list[str]:

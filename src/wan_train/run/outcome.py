@@ -36,9 +36,7 @@ def judge(
         case Lost(reason=reason):
             # Its exit was not recorded, so its files decide. The final LoRA is the last thing a trainer writes.
             if step.kind is not StepKind.TRAIN or judge_lora(final_lora) is not None:
-                return Diagnosis(
-                    cause=Cause.LOST, meaning=f"the trainer is gone: {reason}", advice="It is started again."
-                )
+                return Diagnosis(cause=Cause.LOST, meaning=f"the trainer is gone: {reason}", advice="It is restarted.")
     return judge_lora(final_lora) if step.kind is StepKind.TRAIN else None
 
 

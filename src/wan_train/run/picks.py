@@ -40,7 +40,7 @@ class Epochs:
         words = text.split(":")
         if not 1 <= len(words) <= 2 or not all(word.isascii() and word.isdigit() for word in words):  # a pair
             raise BadInputError(
-                f"{one_line(text)!r} is not an epoch and not a pair of epochs",
+                f"{one_line(text)!r} is neither an epoch nor a pair of epochs",
                 hint="One epoch for both experts: wan-train pick RUN 60\n"
                 "One for each, HIGH:LOW: wan-train pick RUN 60:40",
             )
@@ -110,7 +110,7 @@ def pick(run: RunDirectory, plan: Plan, state: RunState, epochs: Epochs, now: fl
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise
         raise NotReadyError(
-            f"nothing can be written in {run.path}: {error.strerror}",
+            f"cannot write to {run.path}: {error.strerror}",
             hint="Make it writable for you, or run the command as its owner.",
         ) from error
     return made, True
@@ -173,7 +173,7 @@ def _fault(source: Path) -> str | None:
         return error.message
     except OSError as error:
         return f"{source} cannot be read: {error.strerror}"
-    return f"{source} has numbers that are not finite, in {one_line(tensor)}" if tensor is not None else None
+    return f"{source} contains NaN or infinity, in {one_line(tensor)}" if tensor is not None else None
 
 
 def _place(run: RunDirectory, step: Step, epochs: Epochs, source: Path) -> PickedLora:
@@ -185,9 +185,7 @@ def _place(run: RunDirectory, step: Step, epochs: Epochs, source: Path) -> Picke
     if not target.exists():
         put(source, target, {})
     if sha256_of(target) != digest:
-        raise BadInputError(
-            f"another file has the name of the picked LoRA: {target}", hint="Move it away, then pick again."
-        )
+        raise BadInputError(f"a different file already exists: {target}", hint="Move it away, then pick again.")
     return PickedLora(
         expert=step.expert,
         epoch=epochs.of(step.expert),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wan_train.base.errors import NotReadyError, WanTrainError
+from wan_train.base.errors import NotReadyError
 from wan_train.base.files import write_whole
 from wan_train.base.host import available_ram, cpus
 from wan_train.base.settings import Settings
@@ -158,7 +158,7 @@ def make_plan(
     tuning = tuning_for(request.measurements, adapted, trainer, counted)
     if tuning.measurements:
         adapted, choices = adaptation.adapt(request.recipe, machine, tuning)
-    check_writable([found.subset.cache_directory for found in inventory.subsets], "the cache directory")
+    check_writable([found.subset.cache_directory for found in inventory.subsets], "the cache directory", "--cache-dir")
     warnings = [*request.notes, *(found.line for found in group(inventory.problems)), *doubts]
     if trainer.is_real and not tokenizer.is_cached(request.environ):
         warnings.append("the T5 tokenizer is not in the Hugging Face cache: text caching will fetch it from the hub")
@@ -187,7 +187,7 @@ def make_plan(
     )
     kept = {expert: (trained - 1) // keep for expert, trained in epochs.items()} if keep else {}
     need = disk_need(trainer.traits, recipe, _bytes_to_make(counted, caching), kept=kept)
-    check_writable([run.path], "the run directory")
+    check_writable([run.path], "the run directory", "--runs-dir")
     check_disk(need, run.path, [Path(directory) for directory in facts.cached_items])
     cachings = tuple(Step(id=CACHING_STEPS[kind], kind=kind) for kind in CACHE_KINDS)
     trainings = (
@@ -330,11 +330,11 @@ def write_run(request: Request, plan: Plan, settings: Settings) -> RunDirectory:
             moved = make_plan(request, run, created=plan.created)
             plan = replace(moved, quote=plan.quote, state_every_epochs=plan.state_every_epochs)
         write_inputs(run, plan, request)
-    except WanTrainError:
-        shutil.rmtree(run.path, ignore_errors=True)
+        write_whole(run.recipe, to_toml(plan.recipe))
+        run.write_plan(plan)
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)  # ours: it is new, and not a run without its plan
         raise
-    write_whole(run.recipe, to_toml(plan.recipe))
-    run.write_plan(plan)
     return run
 
 

@@ -119,7 +119,8 @@ class ProgressTracker:
                 self.newest_epoch, self.schedule_epochs = counted, epochs
                 ends = epochs if self.ends_after is None else min(epochs, self.ends_after)
                 shown = counted if self.ends_after is None else min(counted, ends)
-                self.progress = _with(p, epoch=shown, epochs=ends)
+                stage = None if p.stage == MAKING_SAMPLES else p.stage
+                self.progress = _with(p, epoch=shown, epochs=ends, stage=stage)
             case TotalSteps(steps=steps):
                 self.announced_steps = steps
                 self.progress = _with(p, steps=self._until_end(steps))

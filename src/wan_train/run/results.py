@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,24 +35,23 @@ class PlacedLora:
 def place_result(run: RunDirectory, plan: Plan, step: Step, job: Job, source: Path) -> PlacedLora:
     """Give the verified LoRA its final name in the run directory. May be repeated after a crash.
 
-    If the training was extended, the earlier LoRA is kept under its number of epochs. The file of an attempt that was
-    ended gets the metadata of a finished training: the trainer itself counted only the attempt's own epochs, and named
-    the file after a step.
+    If the training was extended, the earlier LoRA is kept under its number of epochs. Any other file that has the name
+    is kept too. The file of an attempt that was ended gets the metadata of a finished training: the trainer itself
+    counted only the attempt's own epochs, and named the file after a step.
     """
     attempt = job.attempt
     assert attempt is not None and step.produces is not None, "a training that ended"
     total = attempt.wanted_epochs(plan, step)
     target = checkpoints.lora_file(run.path, step.produces)
-    if job.result is not None and target.exists() and job.result.epochs not in {None, total}:
+    aside = None
+    if job.result is not None and job.result.epochs not in {None, total}:
         aside = checkpoints.lora_file(run.path, step.produces, job.result.epochs)
-        if not aside.exists():
-            link_or_copy(target, aside)
     changes = {}
     if attempt.target is not None and attempt.steps_per_epoch is not None:
         changes = _metadata(step.produces, total, total * attempt.steps_per_epoch)
     if attempt.ends_early:
         changes[ENDED_KEY] = f"after epoch {total} of {attempt.schedule_epochs}"
-    put(source, target, changes)
+    put(source, target, changes, aside=aside)
     return PlacedLora(path=target, bytes=target.stat().st_size, sha256=sha256_of(target), epochs=total)
 
 
@@ -127,15 +127,37 @@ def link_or_copy(source: Path, target: Path) -> None:
             os.fsync(file.fileno())
 
 
-def put(source: Path, target: Path, changes: Mapping[str, str]) -> None:
-    """Place `source` at `target` atomically, with changed metadata or as the same file."""
+def put(source: Path, target: Path, changes: Mapping[str, str], *, aside: Path | None = None) -> None:
+    """Place `source` at `target` atomically, with changed metadata or as the same file.
+
+    Another file that has the name is kept: as `aside`, or as `NAME_earlier` if that is None or taken.
+    """
     partial = target.with_name(f".{target.name}.partial")
     partial.unlink(missing_ok=True)
     if changes:
         rewrite_metadata(source, partial, changes)
     else:
         link_or_copy(source, partial)
+    if target.exists() and sha256_of(target) != sha256_of(partial):
+        _keep(target, itertools.chain([aside], _earlier(aside)) if aside is not None else _earlier(target))
     partial.replace(target)
     # rename does nothing if both names are already one file, and leaves the old name
     partial.unlink(missing_ok=True)
     sync_directory(target.parent)
+
+
+def _keep(file: Path, names: Iterable[Path]) -> None:
+    """Give the file the first of these names that is free or already its own."""
+    digest = sha256_of(file)
+    for name in names:
+        if not name.exists():
+            link_or_copy(file, name)
+            return
+        if sha256_of(name) == digest:
+            return
+
+
+def _earlier(path: Path) -> Iterator[Path]:
+    yield path.with_stem(f"{path.stem}_earlier")
+    for number in itertools.count(2):
+        yield path.with_stem(f"{path.stem}_earlier-{number}")

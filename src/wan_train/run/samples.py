@@ -117,13 +117,13 @@ def read_sample_prompts(recipe: Recipe) -> tuple[SamplePrompt, ...]:
         if every is not None or training.sample_at_first:
             raise BadInputError(
                 "samples are requested, but there are no prompts",
-                hint="Name a file with one prompt a line: `--sample-prompts FILE`",
+                hint="Add `--sample-prompts FILE`, with one prompt per line.",
             )
         return ()
     if every is not None and every > epochs:
         raise BadInputError(
             f"samples every {every} epochs would never be made: there are {epochs} epochs",
-            hint=f"Give --sample-every a number up to {epochs}.",
+            hint=f"Use --sample-every {epochs} or less.",
         )
     return read_prompts(Path(training.sample_prompts), recipe.task, seed=training.seed)
 
@@ -182,7 +182,7 @@ def _copy_pictures(copies: Sequence[SamplePrompt], prompts: Sequence[SamplePromp
         except OSError as error:
             raise NotReadyError(
                 f"{one_line(str(asked.image_path))} cannot be copied into the run: {error.strerror or error}",
-                hint="See that the picture can be read and the disk has room, then start again.",
+                hint="Check that the picture is readable and the disk has free space, then start again.",
             ) from error
 
 

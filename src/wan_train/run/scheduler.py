@@ -191,7 +191,7 @@ def why_waiting(
     if held_back is not None and step.kind is StepKind.TRAIN:
         return held_back
     if not gpus:
-        return f"{WAITING_FOR_GPU}: none that this run may use is answering"
+        return f"{WAITING_FOR_GPU}: none of this run's GPUs responds"
     return f"{WAITING_FOR_GPU}: " + "; ".join(_why_not(gpu, state) for gpu in gpus)
 
 

@@ -30,7 +30,7 @@ def write_script(request: Request, script: Path, *, created: float, say: Callabl
     files = files_of(script)
     for taken in (script, files):
         if taken.is_symlink() or taken.exists():
-            raise BadInputError(f"{one_line(str(taken))} exists already", hint="Give --script another name.")
+            raise BadInputError(f"{one_line(str(taken))} already exists", hint="Give --script another name.")
     run = RunDirectory(files)
     plan = make_plan(request, run, created=created, say=say)
     if plan.ends:
@@ -42,17 +42,26 @@ def write_script(request: Request, script: Path, *, created: float, say: Callabl
         files.mkdir(mode=0o700)
         try:
             write_inputs(run, plan, request)
-            descriptor = os.open(script, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
-            with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123  a descriptor has no path
-                file.write(script_text(plan))
+            _write_new(script, script_text(plan))
         except BaseException:
             shutil.rmtree(files, ignore_errors=True)  # ours: it did not exist before
             raise
     except OSError as error:
         raise NotReadyError(
-            f"{one_line(str(script))} cannot be written: {error.strerror}", hint="Name a folder that you may write to."
+            f"{one_line(str(script))} cannot be written: {error.strerror}",
+            hint="Choose a folder that you can write to.",
         ) from error
     return plan
+
+
+def _write_new(script: Path, text: str) -> None:
+    descriptor = os.open(script, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123  a descriptor has no path
+            file.write(text)
+    except BaseException:
+        script.unlink(missing_ok=True)  # ours: it did not exist before
+        raise
 
 
 def script_text(plan: Plan) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from wan_train.base import process
 from wan_train.base import settings as settings_module
 from wan_train.base.clock import SystemClock
-from wan_train.base.errors import ExitCode
+from wan_train.base.errors import ExitCode, WanTrainError
 from wan_train.base.locks import held
 from wan_train.base.settings import ReportTime, Settings
 from wan_train.engine.commands import DEVICE_VARIABLE
@@ -144,7 +144,11 @@ def draw_preview(run: RunDirectory, plan: Plan) -> None:
     """
     print("drawing the preview", flush=True)  # noqa: T201  stdout is supervisor.log
     argv = [sys.executable, "-m", "wan_train", "preview", str(run.path), "--prompts", str(run.preview_prompts)]
-    _, state = read_run(run)
+    try:
+        _, state = read_run(run)
+    except (WanTrainError, OSError) as error:
+        print(f"the preview was not drawn: {error}", flush=True)  # noqa: T201  the same
+        return
     if plan.devices is Devices.NVML and (state.gpus_named or plan.gpus_named):
         argv += ["--gpus", ",".join(state.gpu_uuids or plan.gpu_uuids)]
     made = process.run(argv, seconds=None, cwd=Path("/"))

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import assert_never
 
 from wan_train import __version__
@@ -250,8 +251,20 @@ class Supervisor:
             directory = self._directory(step, attempt)
             ended = self._launcher.ended(attempt.identity, directory)
             if ended is not None:
-                hide_secrets(directory.log)
+                self._hide_secrets(directory.log)
                 self._append(StepExited(at=ended.at, step=step.id, attempt=attempt.number, exit=ended.exit))
+
+    def _hide_secrets(self, log: Path) -> None:
+        """Wait if a full disk keeps secrets in the log; report other errors, as no result may be lost for them."""
+        while True:
+            try:
+                hide_secrets(log)
+                break
+            except OSError as error:
+                if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                    print(f"cannot hide the secrets in {log}: {error.strerror}", flush=True)  # noqa: T201  stdout is supervisor.log
+                    break
+                self._wait_for_space(error)
 
     def _follow_attempts(self) -> None:
         for step, attempt in running(self._plan, self._state):
@@ -366,7 +379,7 @@ class Supervisor:
             self._start(step, gpu_uuid, self._caching.lock.inherit())
             return
         if not self._caching.may_launch(step.id):
-            self._not_launched[step.id] = "looking at the dataset and its caches"
+            self._not_launched[step.id] = "checking the dataset and its caches"
             return
         self._not_launched.pop(step.id, None)
         try:

@@ -49,6 +49,17 @@ def test_samples_are_no_steps_and_count_as_time_to_go() -> None:
     assert tracker.progress.eta_seconds == pytest.approx(2.0 * 79 + 4 * 300.0)
 
 
+def test_samples_are_over_when_the_next_epoch_begins() -> None:
+    """Its first step counts as a step, not as part of the pause."""
+    tracker = ProgressTracker(sample_every=1)
+    tracker.add(iter([EpochStarted(epoch=1, epochs=2), step(10), Stage(words="making samples")]), 10.0)
+    tracker.add(iter([EpochStarted(epoch=2, epochs=2)]), 30.0)
+    assert tracker.progress.stage is None
+    loading = ProgressTracker()
+    loading.add(iter([Stage(words="first step"), EpochStarted(epoch=1, epochs=2)]), 1.0)
+    assert loading.progress.stage == "first step"
+
+
 def test_time_to_go_is_that_to_an_early_end() -> None:
     tracker = ProgressTracker(ends_after=4, schedule_epochs=10)
     tracker.add(iter([TotalSteps(steps=100)]), 0.0)

@@ -105,6 +105,30 @@ def test_the_lora_of_a_shorter_training_is_kept_under_its_epochs(plan: Plan) -> 
         assert aside.read_bytes() == before
 
 
+def test_another_file_with_the_name_of_the_result_is_kept(plan: Plan) -> None:
+    name = plan.step(STEP).produces
+    other = lora(plan.run_dir / f"{name}.safetensors", 3, value=5.0).read_bytes()
+    older = lora(plan.run_dir / f"{name}_earlier.safetensors", 2, value=7.0).read_bytes()
+    source = lora(output(plan, 1) / "x.safetensors", 10)
+    for _ in range(2):  # a supervisor that died in between does it again
+        placed = place(plan, Job(step=STEP, attempts=(attempt(1),)), source)
+        assert placed.path.read_bytes() == source.read_bytes()
+        kept = {path.name: path.read_bytes() for path in plan.run_dir.glob(f"{name}_*")}
+        assert kept == {f"{name}_earlier.safetensors": older, f"{name}_earlier-2.safetensors": other}
+
+
+def test_a_shorter_training_is_kept_even_if_its_epoch_was_trained_again(plan: Plan) -> None:
+    """An extension without a usable state begins anew, and keeps a LoRA of the epoch where the first one ended."""
+    short = place(plan, Job(step=STEP, attempts=(attempt(1),)), lora(output(plan, 1) / "x.safetensors", 10))
+    before, name = short.path.read_bytes(), plan.step(STEP).produces
+    again = lora(plan.run_dir / f"{name}-000010.safetensors", 10, value=9.0).read_bytes()
+    result = Result(path=str(short.path), bytes=short.bytes, sha256=short.sha256, epochs=10)
+    job = Job(step=STEP, attempts=(attempt(1), attempt(2, total=15)), result=result)
+    place(plan, job, lora(output(plan, 2) / "x.safetensors", 15))
+    assert (plan.run_dir / f"{name}-000010.safetensors").read_bytes() == again
+    assert (plan.run_dir / f"{name}-000010_earlier.safetensors").read_bytes() == before
+
+
 def test_a_disk_that_knows_no_second_names_gets_copies(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")

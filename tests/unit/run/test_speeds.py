@@ -161,6 +161,30 @@ class TestStopwatch:
         assert timing.per_unit == pytest.approx((500 - 60 - 30) / 199)
         assert timing.beside == pytest.approx(520 - 30 - 200 * timing.per_unit)
 
+    def test_samples_after_the_last_step_slow_no_step_and_count_as_a_pause(self) -> None:
+        """Samples are made after every epoch, the last one included: five epochs of 40 steps, 20 s of samples each."""
+        watch, now = Stopwatch(), 10.0
+        for step in range(1, 201):
+            now += 1.0
+            watch.look(step, now, paused=step % 40 == 0)
+            for second in range(1, 21 if step % 40 == 0 else 1):
+                now += 1.0
+                watch.look(step, now, paused=second < 20 or step == 200)  # the end is in the pause
+        assert (timing := watch.timing(seconds=now)) is not None
+        assert (timing.per_unit, timing.beside, timing.after) == (1.0, 10.0, 0.0)
+        assert watch.seconds_per_pause() == 20.0
+
+    def test_a_pause_that_the_end_cut_short_is_no_measure(self) -> None:
+        watch = Stopwatch()
+        watch.look(1, 1.0)
+        watch.look(2, 2.0, paused=True)
+        watch.look(2, 4.0, paused=True)
+        assert watch.seconds_per_pause(only_whole=True) is None
+        watch.look(3, 22.0)
+        watch.look(4, 23.0, paused=True)
+        watch.look(4, 26.0, paused=True)
+        assert watch.seconds_per_pause(only_whole=True) == 20.0
+
     def test_a_few_steps_are_no_speed(self) -> None:
         watch = Stopwatch()
         for step in range(1, 20):

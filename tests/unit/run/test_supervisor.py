@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -378,3 +379,24 @@ def test_recorded_attempts_are_not_abandoned(tmp_path: Path) -> None:
     assert world.play() == 130
     assert world.play(resume=True) == 0
     assert world.abandoned == []
+
+
+def test_a_secret_that_cannot_be_hidden_is_reported_and_costs_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log is larger than any file may be from now on, so it cannot even be overwritten."""
+    old_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def work(process: Process) -> Trainer:
+        ended = yield from trains()(process)
+        process.say(f"{'x ' * 300_000}\nMY_PASSWORD=abcdef\n")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, old_limit[1]))
+        return ended
+
+    world = World(root=tmp_path, scripts={HIGH: [work]})
+    try:
+        assert world.play() == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
+    (process,) = world.attempts()
+    assert f"cannot hide the secrets in {process.directory.log}" in capsys.readouterr().out
