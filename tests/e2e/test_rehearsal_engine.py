@@ -163,7 +163,7 @@ def check_a_killed_program(box: ScriptedBox, run: Path) -> None:
             holder = LeaseHolder(pid=os.getpid(), run_id="20261129-cat", step="train-high", since=0.0)
             training.enter_context(held(LeaseRoom(box.leases).try_take(slot.uuid, holder)))
         drawing = box.popen_cli(*words)
-        box.wait_for(lambda: "GPU 0 is taken by 20261129-cat" in said(box), what="the wait for a GPU")
+        box.wait_for(lambda: "GPU 0 is in use by 20261129-cat" in said(box), what="the wait for a GPU")
         assert not list(run.glob("preview/others-*/work"))
     box.wait_for(lambda: list(run.glob("preview/others-*/work")), what="the drawing's start")
     second = box.popen_cli(*words)

@@ -70,10 +70,13 @@ def test_the_right_one_of_eight_is_chosen_and_used(tmp_path: Path, nvml_stub: Nv
         )
         (plan,) = json_lines(planned.stdout)
         training = plan["commands"]["train-high"]
-        assert f"--blocks_to_swap {fastest['blocks_to_swap']}" in training
+        # Of the rows; on a busy machine this training's length may prefer another one than the default length.
+        seconds = plan["plan"]["tuned"]["seconds_per_step"]
+        (used,) = [row for row in found["rows"] if row["seconds_per_step"] == pytest.approx(seconds)]
+        assert seconds < guide["seconds_per_step"]
+        assert f"--blocks_to_swap {used['settings']['blocks_to_swap']}" in training
         for option in ("compile", "block_swap_h2d_only", "use_pinned_memory_for_block_swap"):
-            assert (f"--{option} " in f"{training} ") is fastest.get(option, False)
-        assert plan["plan"]["tuned"]["seconds_per_step"] == pytest.approx(found["fastest"]["seconds_per_step"])
+            assert (f"--{option} " in f"{training} ") is used["settings"].get(option, False)
         # What somebody asked for counts more.
         chosen = ("--attention", "flash", "--blocks-to-swap", "0", "--fp8")
         planned = box.run_cli(*box.train_words("--dry-run", "--json", "--resolution", "960x960", *chosen), **costs)
@@ -151,7 +154,7 @@ def test_a_gpu_that_cannot_be_had_is_named_and_nothing_starts(
     if child is None:
         assert len(newest.recorded("start")) == before
     else:
-        assert "is taken by" in done.stderr
+        assert "is in use by" in done.stderr
         newest.run_cli("stop", "--now")
         child.wait(60)
 

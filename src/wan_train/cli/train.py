@@ -256,7 +256,7 @@ def _gpus_now(gpus: Sequence[Gpu], devices: Devices, settings: Settings) -> list
 def _why_busy(gpu: Gpu, room: LeaseRoom) -> str | None:
     holder = room.holder(gpu.uuid)
     if holder is not None:
-        return f"taken by run {holder.run_id}" if holder.run_id else "taken by another wan-train"
+        return f"in use by run {holder.run_id}" if holder.run_id else "in use by another wan-train"
     return why_busy(gpu)
 
 

@@ -186,7 +186,7 @@ class GpuCheck:
     def _why_busy(self, gpu: Gpu) -> str | None:
         holder = self.room.holder(gpu.uuid)
         if holder is not None:
-            return f"GPU {gpu.number} is taken by {one_line(holder.run_id or 'a run')}"
+            return f"GPU {gpu.number} is in use by {one_line(holder.run_id or 'a run')}"
         if gpu.uuid in self._left:
             return f"GPU {gpu.number} was in use a moment ago"
         return why_busy(gpu)

@@ -149,7 +149,7 @@ class GpuPool:
         if holder is not None:
             # The name of the holding run says more than its memory use.
             taken_by = f"run {holder.run_id}" if holder.run_id else f"pid {holder.pid}"
-            busy = f"{gpu_label(gpu, self._plan.devices)} is taken by {taken_by}"
+            busy = f"{gpu_label(gpu, self._plan.devices)} is in use by {taken_by}"
         return GpuView(
             uuid=gpu.uuid,
             label=gpu_label(gpu, self._plan.devices),

@@ -177,7 +177,7 @@ def _user(view: RunView, gpu: Gpu) -> Span:
         return Span(safe(user))
     taken = _taken(view, gpu)
     if taken is not None:
-        return Span(f"taken by {safe(taken)}", "dim")
+        return Span(f"in use by {safe(taken)}", "dim")
     return Span("idle" if why_busy(gpu) is None else "used by others", "dim")
 
 

@@ -215,7 +215,7 @@ def device(plan: Plan) -> str:
 
 def _busy(gpu: GpuNow) -> str:
     busy = safe(gpu.busy_because)
-    return busy if busy.startswith("taken") else f"busy ({busy.removeprefix(f'{gpu.label}: ')})"
+    return busy if busy.startswith("in use") else f"busy ({busy.removeprefix(f'{gpu.label}: ')})"
 
 
 def _time(plan: Plan, now: AtStart) -> str:

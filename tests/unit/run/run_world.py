@@ -160,7 +160,7 @@ class World:
     def _view(self, gpu: WorldGpu) -> GpuView:
         busy = None if self._is_quiet(gpu) else f"{gpu.uuid}: 20.0 of 32.0 GB in use"
         if gpu.leased_by_other and not gpu.claimed and busy is None:
-            busy = f"{gpu.uuid} is taken by run other"
+            busy = f"{gpu.uuid} is in use by run other"
         return GpuView(
             uuid=gpu.uuid,
             label=gpu.uuid,

@@ -83,7 +83,7 @@ def test_a_gpu_that_somebody_else_holds(room: LeaseRoom) -> None:
     at.look(wanting=True)
     taken, free = at.look(wanting=True)
     assert (taken.free, free.free) == (False, True)
-    assert taken.busy_because == "GPU 0 is taken by run other-run"
+    assert taken.busy_because == "GPU 0 is in use by run other-run"
     assert (taken.taken_by, free.taken_by) == ("run other-run", None)
     assert not at.claim("GPU-0")
     lease.release()

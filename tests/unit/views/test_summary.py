@@ -70,12 +70,12 @@ def test_only_settings_that_differ_from_the_recipe_are_adjusted() -> None:
 def test_the_experts_are_placed_as_the_gpus_are_now() -> None:
     free, busy = GPUS
     other = replace(free, label="GPU 1")
-    waits = replace(free, busy_because="taken by run 20251122-110000-dog")
+    waits = replace(free, busy_because="in use by run 20251122-110000-dog")
     for gpus, said in (
         ((free, other), "high-noise on GPU 0, low-noise on GPU 1, in parallel"),
         ((free,), "high-noise, then low-noise on GPU 0"),
         ((free, busy), "high-noise, then low-noise on GPU 0; GPU 1 is busy (20.0 of 32.0 GiB are in use)"),
-        ((waits,), "high-noise, then low-noise; waiting for a GPU: GPU 0 is taken by run 20251122-110000-dog"),
+        ((waits,), "high-noise, then low-noise; waiting for a GPU: GPU 0 is in use by run 20251122-110000-dog"),
     ):
         assert _row(make_plan(), "Experts", replace(AT_START, gpus=gpus)) == said
     assert _row(make_plan(experts=(Expert.LOW,)), "Experts", replace(AT_START, gpus=(free,))) == "low-noise on GPU 0"
@@ -95,7 +95,7 @@ def test_the_time_is_shown_where_this_box_remembers_a_speed() -> None:
     tuned = make_plan(quote=replace(quoted, basis=QuoteBasis.TUNE, measured=T0, without=("saving", "caching")))
     said = "about 2 h in all; 3.0 s per batch, by wan-train tune on 22 Nov; saving and caching not included"
     assert _row(tuned, "Time") == said
-    busy = (replace(GPUS[0], busy_because="taken by run 20251122-110000-dog"),)
+    busy = (replace(GPUS[0], busy_because="in use by run 20251122-110000-dog"),)
     assert _row(plan, "Time", replace(AT_START, gpus=busy)).endswith("measured here; plus the wait for a GPU")
     plan = make_plan()
     plan = replace(plan, dataset=replace(plan.dataset, repeats=None, batches_per_epoch=None, has_videos=True))
@@ -121,7 +121,7 @@ def test_the_cost_is_shown_where_an_hour_has_a_price() -> None:
     assert _row(plan, "Cost", replace(given, budget=1.5)) == "about $1.86 at $0.93/h given; budget $1.50"
     shared = "about $0.93 at $0.93/h given, shared by 2 runs; $1.86 alone"
     assert _row(plan, "Cost", replace(given, runs=2)) == shared
-    waiting = (replace(GPUS[0], busy_because="taken by run 20251122-110000-dog"),)
+    waiting = (replace(GPUS[0], busy_because="in use by run 20251122-110000-dog"),)
     assert _row(plan, "Cost", replace(given, gpus=waiting)) == "about $1.86 at $0.93/h given; plus the wait"
     assert _row(make_plan(), "Cost", given) == "$0.93/h given"
     hung = replace(AT_START, price_problem="Vast did not answer within 5 s")
