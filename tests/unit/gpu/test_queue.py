@@ -130,7 +130,7 @@ class TestTickets:
             room.ticket(order, "run")
 
     def test_in_line_and_lease_together_serve_processes_in_order(self, room: LeaseRoom, tmp_path: Path) -> None:
-        served = tmp_path / "served"
+        served, begun = tmp_path / "served", tmp_path / "begun"
         run = """
             import sys, time
             from pathlib import Path
@@ -139,6 +139,8 @@ class TestTickets:
             ticket = room.ticket(order, f"run-{order}")
             ticket.want([uuid])
             print("in line", flush=True)
+            while not Path(sys.argv[5]).exists():  # one that looked before all were in line could be first by its look
+                time.sleep(0.005)
             while True:
                 if room.first_in_line(uuid, ticket):
                     if lease := room.try_take(uuid, LeaseHolder(run_id=str(order))):
@@ -150,11 +152,12 @@ class TestTickets:
             lease.release()
         """
         with take(room) as first:
-            runs = [python(run, room.directory, UUID, order, served) for order in (3, 1, 4, 2)]
+            runs = [python(run, room.directory, UUID, order, served, begun) for order in (3, 1, 4, 2)]
             children = [entered.__enter__() for entered in runs]
             try:
                 for child in children:
                     said(child)
+                begun.touch()
                 first.release()
                 for child in children:
                     assert child.wait() == 0
