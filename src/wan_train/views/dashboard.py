@@ -229,12 +229,13 @@ def _remark_texts(view: RunView, now: float) -> Iterator[tuple[str, str]]:
             age = duration(now - live.at)
             yield f"The supervisor has written nothing for {age}; these figures are old. See supervisor.log.", "yellow"
     if lost := run_status.dead_supervisor(view):
-        yield f"{lost.meaning}. Trainers may still run.", "red"
+        left = ", ".join(safe(step) for step in sorted(view.orphans))
+        yield f"{lost.meaning}. {f'Still running: {left}' if left else 'None of its programs runs'}.", "red"
         if lost.evidence:
             yield f"Reason: {lost.evidence} (in {safe(view.run.supervisor_log)})", ""
         else:
             yield "Reason: killed, or the machine restarted", ""
-        yield "Resume the run; trainers that still run are adopted:", ""
+        yield "Resume the run; programs that still run are adopted:" if left else "Resume the run:", ""
         yield safe(lost.advice), ""
     if over := stopped_by_budget(view):
         yield over, "yellow"

@@ -48,6 +48,7 @@ from wan_train.run.events import (
     SupervisorStarted,
     TrainingBegan,
 )
+from wan_train.run.launcher import marked_processes
 from wan_train.run.live import Live, read_live
 from wan_train.run.picks import Pick, read_picks
 from wan_train.run.plan import Plan
@@ -129,6 +130,8 @@ class RunView:
     """Seconds left in the countdown."""
     awaits_ending: bool = False
     """Whether the guardian still has duties of this run to do."""
+    orphans: frozenset[str] = frozenset()
+    """The IDs of steps whose program still runs although the supervisor died."""
 
     @property
     def has_supervisor(self) -> bool:
@@ -209,8 +212,25 @@ class RunReader:
             ending=ending,
             ending_seconds=seconds_left(ending, moment(SystemClock())) if ending is not None else 0.0,
             awaits_ending=self._lease_dir is not None and is_registered(self._lease_dir, self._run),
+            orphans=frozenset() if alive else self._orphans(),
         )
         return view, events
+
+    def _orphans(self) -> frozenset[str]:
+        return frozenset(
+            job.step
+            for job in self._state.jobs.values()
+            if job.state.has_process and job.attempt is not None and self._runs(job.step, job.attempt)
+        )
+
+    def _runs(self, step: str, attempt: Attempt) -> bool:
+        """Whether a process of an attempt lives. Its warden may be gone, and its trainer not."""
+        if attempt.identity.is_alive():
+            return True
+        try:
+            return bool(marked_processes(self._run.attempt(step, attempt.number)))
+        except OSError:  # no /proc: the run came home from another computer
+            return False
 
     @property
     def _is_where_it_was_made(self) -> bool:

@@ -62,6 +62,11 @@ def status_of(view: RunView) -> RunStatus:
     return RunStatus.WAITING
 
 
+def is_lost(view: RunView, job: Job) -> bool:
+    """Whether a step was running when its supervisor died, and its program is gone too."""
+    return status_of(view) is RunStatus.LOST and job.state.has_process and job.step not in view.orphans
+
+
 def low_disk(view: RunView) -> Diagnosis | None:
     """Why a run was stopped before its disk was full; None for any other run."""
     low, finished = view.state.disk_low, view.state.finished

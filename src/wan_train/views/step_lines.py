@@ -47,10 +47,12 @@ _ETA_WIDTH = len("23 h 59 min left")
 
 def step_lines(view: RunView, step: Step, job: Job, now: float, width: int) -> Iterator[ScreenLine]:
     """The step's line, and more lines with its details."""
-    mark, style = _MARKS[job.state]
+    mark, style, word = *_MARKS[job.state], STATE_NAMES[job.state]
+    if run_status.is_lost(view, job):
+        mark, style, word = "✗", "red", run_status.RunStatus.LOST.value
     names = max(columns(safe(step.id)) for step in view.plan.steps)
     head = (
-        Span(f"{mark} {pad(STATE_NAMES[job.state], _WORD_WIDTH)}", style),
+        Span(f"{mark} {pad(word, _WORD_WIDTH)}", style),
         Span(pad(safe(step.id), names + 2), "" if job.state is JobState.WAITING else "bold"),
     )
     start = 2 + _WORD_WIDTH + names + 2

@@ -205,7 +205,7 @@ def finished() -> Scene:
 
 def lost() -> Scene:
     view, now = both_running()
-    return replace(view, supervisor_alive=False), now + 100
+    return replace(view, supervisor_alive=False, orphans=frozenset({"train-low"})), now + 100
 
 
 def stale() -> Scene:

@@ -16,7 +16,7 @@ from wan_train.base.host import myself
 from wan_train.run.box_ending import Ending, Phase, ask_to_keep, first_process, write_ending
 from wan_train.run.directory import RunDirectory
 from wan_train.run.duties import Duties, Then, write_duties
-from wan_train.run.events import Journal, SupervisorStarted
+from wan_train.run.events import Journal, StepStarted, SupervisorStarted
 from wan_train.run.state import JobState
 from wan_train.views.model import RunReader
 
@@ -96,6 +96,19 @@ def test_whether_the_supervisor_lives(run: RunDirectory) -> None:
     assert not reader.refresh()[0].supervisor_alive
     journal.append(SupervisorStarted(at=2.0, identity=myself()))
     assert reader.refresh()[0].supervisor_alive
+    journal.close()
+
+
+def test_a_program_that_outlives_its_supervisor_is_seen(run: RunDirectory) -> None:
+    reader = RunReader(run)
+    journal = Journal(run.events)
+    for event in events_of(make_plan(run_dir=run.path), {**CACHED, "train-high": RUNS, "train-low": RUNS}):
+        lives = isinstance(event, StepStarted) and event.step == "train-low"
+        journal.append(replace(event, identity=myself()) if lives else event)
+    journal.append(SupervisorStarted(at=1.0, identity=replace(myself(), start_time=1)))
+    assert reader.refresh()[0].orphans == {"train-low"}
+    journal.append(SupervisorStarted(at=2.0, identity=myself()))
+    assert reader.refresh()[0].orphans == frozenset()  # its supervisor looks after it
     journal.close()
 
 
