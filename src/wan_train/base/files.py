@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -16,13 +17,17 @@ def write_whole(path: Path, data: str | bytes, *, mode: int = 0o600, durable: bo
     Raises OSError with the name of `path`, never of the temporary file.
     `durable=False` skips the flushes: readers still see a whole file, but a power cut may lose it.
     """
-    payload = data.encode() if isinstance(data, str) else data
+    write_parts(path, [data.encode() if isinstance(data, str) else data], mode=mode, durable=durable)
+
+
+def write_parts(path: Path, parts: Iterable[bytes], *, mode: int = 0o600, durable: bool = True) -> None:
+    """Do the same as `write_whole` for data that need not be in RAM at once. The parts may come from `path` itself."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(payload)
+                file.writelines(parts)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())

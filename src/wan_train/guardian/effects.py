@@ -152,7 +152,7 @@ def end_box(
 
 
 def _proof(then: Then, vast: Vast, seconds: float, pause: Callable[[float], None]) -> str:
-    """Return why it is not certain that the box goes down, or "" if Vast says so. No answer is no proof."""
+    """Return why it is not certain that the box goes down, or "" if Vast says so. No answer proves nothing."""
     waited = 0.0
     while True:
         try:

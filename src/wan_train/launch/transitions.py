@@ -102,7 +102,7 @@ class Failed:
     why: str
     fault: Fault = Fault.PASSING
     answered: bool = False
-    """The box itself answered or was not asked, so this is no silence."""
+    """The box itself answered or was not asked, so its silence does not begin here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -182,7 +182,7 @@ def _back(facts: RunFacts) -> Iterator[Message]:
     number = 0
     for event in facts.events:
         if isinstance(event, RunResumed):
-            earlier = None  # a person resumed it, so it is no news
+            earlier = None  # a person resumed it and knows
         if not isinstance(event, SupervisorStarted):
             continue
         number += 1

@@ -36,7 +36,7 @@ READY_STATES = frozenset({State.READY, State.WARNING, State.UNTESTED})
 class Finding:
     """The result of one check. `size` is the bytes that will be downloaded, 0 if none or unknown.
 
-    `fixable` marks a WARNING that the step's `apply` may try to fix. It is no failure if that does not help.
+    `fixable` marks a WARNING that the step's `apply` may try to fix. If that does not help, the step has not failed.
     """
 
     state: State

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from wan_train.base import codec
-from wan_train.base.files import sync_directory, write_whole
+from wan_train.base.files import write_parts, write_whole
 from wan_train.base.host import ProcessIdentity, identify
 from wan_train.base.text import redact
 from wan_train.engine.commands import Command
@@ -196,7 +196,8 @@ def hide_secrets(log: Path) -> None:
     if not found:
         return
     try:
-        _replace(log)
+        with log.open("rb") as file:
+            write_parts(log, (part for part, _ in _cleaned(file)))
     except OSError:
         _overwrite(log, growth=max(0, size))
 
@@ -229,21 +230,6 @@ def _whole_lines(log: BinaryIO) -> Iterator[str]:
             begun = []
         begun.append(data[end:])
     yield b"".join(begun).decode("utf-8", errors="surrogateescape")
-
-
-def _replace(log: Path) -> None:
-    temporary = log.with_name(f".{log.name}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with log.open("rb") as old, os.fdopen(descriptor, "wb") as new:
-            new.writelines(part for part, _ in _cleaned(old))
-            new.flush()
-            os.fsync(new.fileno())
-        temporary.replace(log)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(log.parent)
 
 
 def _overwrite(log: Path, growth: int) -> None:
